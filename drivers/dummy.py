@@ -1,0 +1,115 @@
+"""The dummy device: deterministic tokens, a cost model for time, and frames that remember which tokens they hold.
+
+It computes nothing, but it checks everything a real device would silently get wrong: a row that reads a slot which was
+never written, or which holds another token than the context's, raises Panic. The next token is a hash of all tokens
+before it (and of the seed, when sampling), so a wrong page would also change what is generated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from llmos.kernel.device import Copy, Geometry, Logprobs, Outcome, Row, Step, Tier
+from llmos.kernel.errno import DeviceFailed, Panic
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Seconds of a step: fixed + per token computed + per token attended to + per page copied."""
+
+    step: float = 0.008
+    token: float = 0.0004
+    attended: float = 2e-8
+    page: float = 2e-5
+
+
+class DummyDevice:
+    """A Device without a model. `execute` returns at once and reports the seconds the cost model says."""
+
+    def __init__(
+        self,
+        name: str = "dummy",
+        *,
+        frames: int = 1024,
+        host_frames: int = 1024,
+        page_slots: int = 16,
+        vocabulary: int = 256,
+        window: int = 8192,
+        max_rows: int = 64,
+        max_tokens: int = 512,
+        cost: Cost | None = None,
+    ) -> None:
+        self.cost = cost or Cost()
+        self.geometry = Geometry(
+            name=name,
+            vocabulary=vocabulary,
+            window=window,
+            page_slots=page_slots,
+            device_frames=frames,
+            host_frames=host_frames,
+            page_bytes=page_slots * 4,
+            digest=blake2b(f"dummy {name} {page_slots}".encode(), digest_size=32).digest(),
+            max_rows=max_rows,
+            max_tokens=max_tokens,
+            batch_invariant=True,
+            prefill_rate=1 / self.cost.token,
+            copy_rate=1 / self.cost.page,
+        )
+        self.fail_when: set[int] = set()
+        """A step with a row that computes one of these tokens fails: for tests of what the kernel does then."""
+        self._slots: dict[Tier, list[list[int | None]]] = {
+            tier: [[None] * page_slots for _ in range(count)] for tier, count in ((Tier.DEVICE, frames), (Tier.HOST, host_frames))
+        }
+
+    def frame(self, tier: Tier, number: int) -> list[int | None]:
+        """The tokens a frame holds, None where nothing was written."""
+        return self._slots[tier][number]
+
+    def execute(self, step: Step) -> Outcome:
+        for row in step.rows:
+            if self.fail_when.intersection(row.tokens):
+                raise DeviceFailed(f"step {step.number}: the dummy device was told to fail on a token of burst {row.burst}")
+        for copy in step.copies:
+            self._copy(copy)
+        seconds = self.cost.step + self.cost.page * len(step.copies)
+        tokens: list[int | None] = []
+        logprobs: list[Logprobs | None] = []
+        for row in step.rows:
+            if row.store:
+                self._store(row)
+        for row in step.rows:
+            context = self._read(row)
+            seconds += self.cost.token * len(row.tokens) + self.cost.attended * len(row.tokens) * len(context)
+            tokens.append(self._sample(row, context))
+            wanted = row.sampling is not None and row.sampling.logprobs > 0
+            logprobs.append(Logprobs(-1.0, ((tokens[-1] or 0, -1.0),)) if wanted else None)
+        return Outcome(step.number, tuple(tokens), tuple(logprobs) if any(logprobs) else (), seconds)
+
+    def _copy(self, copy: Copy) -> None:
+        self._slots[copy.target_tier][copy.target] = list(self._slots[copy.source_tier][copy.source])
+
+    def _store(self, row: Row) -> None:
+        slots = self.geometry.page_slots
+        for position, token in enumerate(row.tokens, row.position):
+            self._slots[Tier.DEVICE][row.frames[position // slots]][position % slots] = token
+
+    def _read(self, row: Row) -> list[int]:
+        """The context as its frames hold it."""
+        slots, end = self.geometry.page_slots, row.position + len(row.tokens)
+        seen = [self._slots[Tier.DEVICE][row.frames[p // slots]][p % slots] for p in range(end)]
+        if None in seen:
+            raise Panic(f"burst {row.burst} reads slot {seen.index(None)}, which was never written")
+        if tuple(seen[row.position :]) != row.tokens:
+            raise Panic(f"burst {row.burst} finds {seen[row.position :]} where it should have {list(row.tokens)}")
+        return [token for token in seen if token is not None]
+
+    def _sample(self, row: Row, context: list[int]) -> int | None:
+        if row.sampling is None:
+            return None
+        salt = b"" if row.sampling.temperature == 0 else row.sampling.seed.to_bytes(8, "little")
+        data = b"".join(token.to_bytes(4, "little") for token in context)
+        return int.from_bytes(blake2b(data + salt, digest_size=4).digest(), "little") % self.geometry.vocabulary
+
+    def close(self) -> None:
+        self._slots.clear()

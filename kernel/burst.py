@@ -1,0 +1,121 @@
+"""Bursts: one `generate` or `append` on one context. What the scheduler runs.
+
+    WAITING   another burst is filling a page this one needs
+    READY     wants the device
+    PAGING    its pages are being copied in
+    RUNNING   in the step in flight
+    HELD      its process is stopped
+    DONE, CANCELLED   over
+
+Every transition passes through `Burst.move`, which knows the legal table and keeps the account of the process.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from .account import Activity
+from .device import Logprobs, Sampling
+from .errno import Fault, Panic
+from .process import Class, Process
+
+if TYPE_CHECKING:
+    from .context import Context
+
+
+class State(Enum):
+    WAITING = "waiting"
+    READY = "ready"
+    PAGING = "paging"
+    RUNNING = "running"
+    HELD = "held"
+    DONE = "done"
+    CANCELLED = "cancelled"
+
+
+_ENDS = {State.DONE, State.CANCELLED}
+_LEGAL = {
+    State.WAITING: {State.READY, State.HELD} | _ENDS,
+    State.READY: {State.RUNNING, State.PAGING, State.WAITING, State.HELD} | _ENDS,
+    State.PAGING: {State.READY, State.HELD} | _ENDS,
+    State.RUNNING: {State.READY, State.HELD} | _ENDS,
+    State.HELD: {State.READY} | _ENDS,
+    State.DONE: set[State](),
+    State.CANCELLED: set[State](),
+}
+_ACTIVITY = {
+    State.WAITING: Activity.QUEUED,
+    State.READY: Activity.QUEUED,
+    State.PAGING: Activity.PAGING,
+    State.HELD: Activity.BLOCKED,
+}
+
+
+@dataclass(slots=True, eq=False)
+class Burst:
+    bid: int
+    process: Process = field(repr=False)
+    context: Context = field(repr=False)
+    sampling: Sampling | None
+    """None for an append, which generates nothing."""
+    max_tokens: int
+    stop_ids: frozenset[int]
+    cls: Class
+    """The class of its process, or the best class of those who wait for a page it fills."""
+    state: State = State.READY
+    since: float = 0.0
+    cause: str = ""
+    reason: str = ""
+    fault: Fault | None = None
+    output: list[int] = field(default_factory=list)
+    logprobs: list[Logprobs | None] = field(default_factory=list)
+    started: float = 0.0
+    first_token: float | None = None
+    ended: float | None = None
+    # the scheduler's own
+    ticket: int = 0
+    """Only the heap entry with this number is valid."""
+    resident: bool = False
+    """Its context's pages are wired to the device."""
+    prefilling: bool = True
+    """Running a prefill row, not a decode row."""
+    progress: int = 0
+    """Tokens computed since it became resident."""
+    claims: list[bytes] = field(default_factory=list)
+    """Keys of the pages it has promised to fill."""
+    awaits: bytes | None = None
+    """Key of the page whose fill it waits for."""
+
+    @property
+    def done(self) -> bool:
+        return self.state in _ENDS
+
+    @property
+    def activity(self) -> Activity:
+        if self.state is State.RUNNING:
+            return Activity.PREFILL if self.prefilling else Activity.DECODE
+        return _ACTIVITY[self.state]
+
+    def begin(self, now: float) -> None:
+        """Enter the books in state READY."""
+        self.since = self.started = now
+        self.process.ready += 1
+        self.process.account.enter(Activity.QUEUED, now)
+
+    def move(self, state: State, now: float, cause: str = "", most_causes: int = 64) -> None:
+        """The one place where a burst changes state. `cause` says why it is delayed in the new state."""
+        if state not in _LEGAL[self.state]:
+            raise Panic(f"burst {self.bid}: {self.state.value} -> {state.value} is not a legal transition")
+        account = self.process.account
+        was = self.activity
+        if self.cause:
+            account.blame(self.cause, now - self.since, most_causes)
+        self.state, self.since, self.cause = state, now, cause
+        if state in _ENDS:
+            self.ended = now
+            self.process.ready -= 1
+        else:
+            account.enter(self.activity, now)
+        account.leave(was, now)

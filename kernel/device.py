@@ -1,0 +1,172 @@
+"""The Device protocol: what the kernel asks of hardware, in numbers.
+
+A step is a list of page copies, then one batch of rows. The kernel names frames and positions; how the
+bytes of a frame lie is the driver's business. A driver never allocates, evicts or decides: it executes.
+
+    context tokens   0 1 2 3 | 4 5 6 7 | 8 9 . .      page_slots = 4
+    row.frames          [12,       7,      30]         page i of the context lies in device frame frames[i]
+    row.position = 8, row.tokens = (t8, t9)            compute tokens 8 and 9; attention sees 0..9
+
+Steps are executed in the order of submission; within a step every copy is finished before a row reads or
+writes a page. Knows nothing of processes, tensors, text or time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol, TypeAlias
+
+
+class Tier(Enum):
+    """Where a frame lies."""
+
+    DEVICE = "device"
+    HOST = "host"
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """What a device can hold and how fast it was measured to be. Constant after load."""
+
+    name: str
+    """Name of the model on this device, unique in the system: what a context is opened on."""
+    vocabulary: int
+    """Number of token ids: every id is in [0, vocabulary)."""
+    window: int
+    """Most tokens one context may hold."""
+    page_slots: int
+    """Token slots in a page."""
+    device_frames: int
+    """Frames in the device tier, numbered from 0."""
+    host_frames: int
+    """Frames in the host tier, numbered from 0. May be 0."""
+    page_bytes: int
+    """KV bytes of one page over all layers."""
+    digest: bytes
+    """Identifies weights, KV dtype, page size and byte layout: the root of every page key."""
+    max_rows: int = 64
+    """Most rows in a step."""
+    max_tokens: int = 512
+    """Most tokens in a step, summed over its rows (the token budget)."""
+    batch_invariant: bool = False
+    """True if a row's result never depends on the rest of the batch, bit for bit."""
+    prefill_rate: float = 0.0
+    """Tokens/s of a long prefill, measured at load; 0 if not measured."""
+    copy_rate: float = 0.0
+    """Pages/s between host and device, measured at load; 0 if not measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen from a row's last logits.
+
+    Order: repetition penalty, then temperature, then top-k, then top-p, then min-p, as transformers does.
+    The random number of a token depends on (seed, position of the token) only.
+    """
+
+    temperature: float = 0.0
+    """0 is greedy (arg-max, lowest id on a tie); at most 10."""
+    top_k: int = 0
+    """Keep the k most likely tokens; 0 keeps all."""
+    top_p: float = 1.0
+    """Keep the smallest set with at least this probability; in (0, 1]."""
+    min_p: float = 0.0
+    """Drop tokens less likely than min_p times the likeliest; in [0, 1]."""
+    repetition_penalty: float = 1.0
+    """Divide positive and multiply negative logits of tokens already in the context (CTRL, Keskar et al. 2019)."""
+    seed: int = 0
+    """In [0, 2**63)."""
+    logprobs: int = 0
+    """Return log-probabilities of the chosen token and of this many likeliest (0 = none at all, at most 20)."""
+
+
+GREEDY = Sampling()
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Consecutive tokens of one context to compute in a step."""
+
+    burst: int
+    """The burst this row belongs to; comes back in the outcome."""
+    tokens: tuple[int, ...]
+    """Ids to compute, at least one."""
+    position: int
+    """Position of tokens[0] in the context."""
+    frames: tuple[int, ...]
+    """Device frame of each page from position 0; covers position + len(tokens) - 1."""
+    store: bool = True
+    """False: the KV of these tokens is in its pages already and must not be written again (only logits are wanted)."""
+    sampling: Sampling | None = None
+    """None: no logits wanted, no token is sampled. Otherwise sample one token from the last position."""
+    history: tuple[int, ...] = ()
+    """All tokens of the context, only if sampling has a repetition penalty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Copy one whole page between frames."""
+
+    source_tier: Tier
+    source: int
+    target_tier: Tier
+    target: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a device executes at once: all copies in order, then all rows as one batch."""
+
+    number: int
+    rows: tuple[Row, ...]
+    copies: tuple[Copy, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Logprobs:
+    """Natural-log probabilities of one sampled token, from the unmodified logits (before penalty and temperature)."""
+
+    chosen: float
+    top: tuple[tuple[int, float], ...]
+    """(token id, log-probability), likeliest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The result of one step."""
+
+    number: int
+    tokens: tuple[int | None, ...]
+    """Per row, the sampled token; None where none was asked for."""
+    logprobs: tuple[Logprobs | None, ...] = ()
+    """Per row; empty if no row asked for any."""
+    seconds: float = 0.0
+    """Time the device spent on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepFailed:
+    """The device could not execute a step: nothing of it may be used."""
+
+    number: int
+    reason: str
+    seconds: float = field(default=0.0)
+
+
+Retired: TypeAlias = Outcome | StepFailed
+
+
+class Device(Protocol):
+    """A driver. Its methods are called from one thread, its own."""
+
+    @property
+    def geometry(self) -> Geometry: ...
+
+    def execute(self, step: Step) -> Outcome:
+        """Run one step to its end. Raises DeviceFailed if it cannot; frames named by the step are then undefined."""
+        ...
+
+    def close(self) -> None:
+        """Give back all memory."""
+        ...

@@ -1,0 +1,64 @@
+"""Fills: pages being computed that others need too.
+
+A burst that starts to prefill claims the keys of the full pages it is going to compute. A burst that needs a claimed
+page waits for it instead of computing it again; the fill then runs at the best class of its waiters. When the page is
+sealed its waiters go on; when the owner is held, preempted or dies, its claims are released and the first waiter to be
+planned takes over. Invariant: every claim has one living owner that lists it; every waiter awaits a claimed key.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .burst import Burst
+
+
+@dataclass(slots=True)
+class Fill:
+    owner: Burst
+    waiters: list[Burst] = field(default_factory=list)
+
+
+class Fills:
+    """The claims on one device."""
+
+    __slots__ = ("claimed",)
+
+    def __init__(self) -> None:
+        self.claimed: dict[bytes, Fill] = {}
+
+    def of_another(self, key: bytes, burst: Burst) -> Fill | None:
+        fill = self.claimed.get(key)
+        return fill if fill is not None and fill.owner is not burst else None
+
+    def claim(self, burst: Burst) -> None:
+        """Claim the full pages that the burst is going to compute, up to the first that somebody else has claimed."""
+        context = burst.context
+        for i in range(context.computed // context.slots, len(context.tokens) // context.slots):
+            key = context.key(i)
+            if key in self.claimed:
+                return
+            self.claimed[key] = Fill(burst)
+            burst.claims.append(key)
+
+    def sealed(self, key: bytes) -> list[Burst]:
+        """The page with this key has been sealed. Returns those who waited for it."""
+        fill = self.claimed.pop(key, None)
+        if fill is None:
+            return []
+        fill.owner.claims.remove(key)
+        return fill.waiters
+
+    def release(self, burst: Burst) -> list[Burst]:
+        """The burst will not fill what it claimed. Returns those who waited for it."""
+        waiters: list[Burst] = []
+        for key in burst.claims:
+            waiters += self.claimed.pop(key).waiters
+        burst.claims.clear()
+        return waiters
+
+    def leave(self, burst: Burst) -> None:
+        """The burst waits no longer."""
+        if burst.awaits is not None and (fill := self.claimed.get(burst.awaits)) is not None and burst in fill.waiters:
+            fill.waiters.remove(burst)
+        burst.awaits = None

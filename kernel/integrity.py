@@ -1,0 +1,65 @@
+"""The check that nothing is lost or owned twice. Run after every step of the property tests, and when idle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from .burst import State
+from .context import Context
+from .errno import Panic
+from .memory import Page
+from .process import Phase, Process
+from .scheduler import Scheduler
+
+
+def check_scheduler(scheduler: Scheduler, contexts: list[Context]) -> None:
+    """`contexts` are all the open ones of this device. Raises Panic."""
+    named: dict[Page, int] = {}
+    wired: dict[Page, int] = {}
+    for context in contexts:
+        if context.computed > len(context.tokens) or len(context.pages) * context.slots < context.computed:
+            raise Panic(f"context {context.cid}: {context.computed} of {len(context.tokens)} tokens in {len(context.pages)} pages")
+        if len(context.keys) * context.slots > len(context.tokens):
+            raise Panic(f"context {context.cid} has keys of pages that are not full")
+        for page in context.pages:
+            named[page] = named.get(page, 0) + 1
+            wired[page] = wired.get(page, 0) + context.resident
+        burst = context.burst
+        if context.resident != (burst is not None and burst.resident) or (context.resident and burst not in scheduler.residents):
+            raise Panic(f"context {context.cid} is resident without a resident burst, or the other way round")
+    if len(scheduler.residents) != sum(context.resident for context in contexts):
+        raise Panic("a resident burst has no open context")
+    scheduler.memory.check_integrity(named, wired)
+    for key, fill in scheduler.fills.claimed.items():
+        if fill.owner.done or key not in fill.owner.claims:
+            raise Panic(f"a fill is owned by burst {fill.owner.bid}, which is over or does not know of it")
+        for waiter in fill.waiters:
+            if waiter.state is not State.WAITING or waiter.awaits != key:
+                raise Panic(f"burst {waiter.bid} is listed as waiting for a fill but is {waiter.state.value}")
+
+
+def check_processes(processes: dict[int, Process], contexts: dict[int, Context]) -> None:
+    """The tree is a tree, and what is charged up it adds up. Raises Panic."""
+    pages: dict[int, int] = {}
+    for context in contexts.values():
+        pages[context.process.pid] = pages.get(context.process.pid, 0) + len(context.pages)
+        if context.cid not in context.process.contexts:
+            raise Panic(f"context {context.cid} is not listed by pid {context.process.pid}, which owns it")
+    for pid, process in processes.items():
+        parent = process.parent
+        if pid != 1 and (parent is None or parent.pid not in processes or parent.children.get(pid) is not process):
+            raise Panic(f"pid {pid} has no parent that knows it")
+        if pid != 1 and parent is not None and not parent.live:
+            raise Panic(f"pid {pid} has a dead parent: it should have gone to init")
+        if process.phase is Phase.ZOMBIE and (process.contexts or process.bursts or process.readers or process.writers):
+            raise Panic(f"pid {pid} is a zombie and still holds something")
+        below = process.subtree()
+        live = sum(p.live for p in below) - process.live
+        if process.usage.tree_children != live:
+            raise Panic(f"pid {pid} is charged for {process.usage.tree_children} descendants and has {live}")
+        if process.usage.tree_pages != (mapped := sum(_sum(pages, below))):
+            raise Panic(f"pid {pid} is charged for {process.usage.tree_pages} pages and its tree maps {mapped}")
+
+
+def _sum(pages: dict[int, int], below: list[Process]) -> Iterable[int]:
+    return (pages.get(p.pid, 0) for p in below)

@@ -1,0 +1,38 @@
+"""Every bound of the kernel, in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """Constants of one kernel. Units are in the names or the comments; tests shrink them."""
+
+    max_processes: int = 32_768  # entries of the process table, zombies included
+    max_depth: int = 64  # generations below init: charging walks up the tree
+    max_contexts: int = 1_024  # per process
+    max_pipes: int = 4_096  # in the whole system
+    max_pipe_bytes: int = 16 << 20  # capacity of one pipe
+    term_grace_seconds: float = 5.0  # from SIGTERM (or SIGXCPU) to SIGKILL
+    max_causes: int = 64  # distinct causes of delay remembered per process
+    lookahead: int = 32  # bursts that a step may pass over for want of memory
+    min_progress: int = 16  # tokens a burst computes before it may be preempted again
+    preempt_gap: float = 256.0  # service by which a waiter must be behind to preempt within a class
+    low_water: int = 8  # free frames below which dirty idle pages are written back
+    write_back: int = 32  # pages written back in one step at most
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """What a process is charged for, in units of one prefilled token (the virtual token counter of VTC, Sheng et al. 2024)."""
+
+    prefill: float = 1.0
+    decode: float = 2.0
+    page_step: float = 1 / 256  # one page wired during one step
+
+
+NICE_STEP = 1.25
+"""One nice value is a factor of 1.25 in weight, as in CFS."""
+
+MIN_NICE, MAX_NICE = -20, 19

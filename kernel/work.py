@@ -1,0 +1,233 @@
+"""Work: the contexts and bursts of all processes, and the schedulers of the devices they run on.
+
+A context belongs to one process and one device, and has at most one burst under way. A part of the kernel: see kernel.py.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+
+from .burst import Burst
+from .context import Context
+from .device import GREEDY, Geometry, Retired, Sampling, Step
+from .errno import AlreadyExists, BadHandle, InvalidArgument, NotFound, OutOfPages, QuotaExceeded, TooLong, TryAgain
+from .param import Params
+from .policy import Policy
+from .process import Phase, Process
+from .scheduler import Scheduler
+from .table import ProcessTable
+from .view import DeviceStatistics
+
+
+class Work:
+    def __init__(self, table: ProcessTable, params: Params, policy: Policy, wake: Callable[[tuple[str, int]], None]) -> None:
+        self.table, self.params, self.policy, self._wake = table, params, policy, wake
+        self.schedulers: dict[str, Scheduler] = {}
+        self.contexts: dict[int, Context] = {}
+        self.bursts: dict[int, Burst] = {}
+        self._numbers = itertools.count(1).__next__
+
+    # devices ---------------------------------------------------------------------------------------------------------
+
+    def attach(self, geometry: Geometry) -> None:
+        """A device with a page pool of its own."""
+        g = geometry
+        if g.name in self.schedulers:
+            raise AlreadyExists(f"a device named {g.name!r} is attached already")
+        if min(g.device_frames, g.page_slots, g.window, g.vocabulary, g.max_rows, g.max_tokens) < 1 or g.host_frames < 0:
+            raise InvalidArgument(f"device {g.name!r} has an empty dimension: {g}")
+        self.schedulers[g.name] = Scheduler(g, self.policy, self.params, self._wake)
+
+    def detach(self, now: float, device: str) -> None:
+        """Take a device away. Raises TryAgain while contexts are open on it."""
+        if self._scheduler(device).flight is not None or any(c.device == device for c in self.contexts.values()):
+            raise TryAgain(f"device {device!r} is in use; close its contexts first")
+        del self.schedulers[device]
+
+    def _scheduler(self, device: str) -> Scheduler:
+        if device not in self.schedulers:
+            raise NotFound(f"no device {device!r}; there are: {', '.join(sorted(self.schedulers)) or 'none'}")
+        return self.schedulers[device]
+
+    def plan(self, now: float, device: str) -> Step | None:
+        """The next step of a device, or None. It must come back through `retire`."""
+        return self.schedulers[device].plan(now)
+
+    def retire(self, now: float, device: str, outcome: Retired) -> None:
+        self.schedulers[device].retire(now, outcome)
+
+    def has_work(self, device: str) -> bool:
+        """True if `plan` may find something to run."""
+        return self.schedulers[device].has_work()
+
+    # contexts --------------------------------------------------------------------------------------------------------
+
+    def open(self, now: float, pid: int, device: str) -> int:
+        """A new empty context on a device. Returns its number."""
+        process = self.table.get(pid)
+        scheduler = self._scheduler(device)
+        self._check_context_count(process, 1)
+        return self._add(Context(self._numbers(), process, device, scheduler.memory))
+
+    def _check_context_count(self, process: Process, more: int) -> None:
+        if len(process.contexts) + more > self.params.max_contexts:
+            raise QuotaExceeded(f"pid {process.pid} has {len(process.contexts)} contexts of {self.params.max_contexts}; close one first")
+
+    def _add(self, context: Context) -> int:
+        self.contexts[context.cid] = context
+        context.process.contexts.add(context.cid)
+        return context.cid
+
+    def context(self, pid: int, cid: int) -> Context:
+        """An open context of the process. Raises BadHandle."""
+        context = self.contexts.get(cid)
+        if context is None or context.process.pid != pid:
+            raise BadHandle(f"pid {pid} has no open context {cid}")
+        return context
+
+    def fork_context(self, now: float, pid: int, cid: int) -> int:
+        """A twin of a context that shares all its pages, copy-on-write."""
+        context = self.context(pid, cid)
+        self._check_context_count(context.process, 1)
+        if (over := context.process.over_pages(len(context.pages))) is not None:
+            raise over
+        return self._add(context.fork(self._numbers(), context.process))
+
+    def fork_contexts(self, parent: Process, twin: Process) -> dict[int, int]:
+        """Fork every context of one process into another. Returns old -> new number."""
+        return {cid: self._add(self.contexts[cid].fork(self._numbers(), twin)) for cid in sorted(parent.contexts)}
+
+    def truncate(self, now: float, pid: int, cid: int, length: int) -> None:
+        """Keep the first `length` tokens."""
+        context = self._idle(pid, cid)
+        if not 0 <= length <= len(context.tokens):
+            raise InvalidArgument(f"cannot truncate to {length} tokens: context {cid} has {len(context.tokens)}")
+        context.truncate(length)
+
+    def close(self, now: float, pid: int, cid: int) -> None:
+        """Give up a context; a burst on it is cancelled."""
+        context = self.context(pid, cid)
+        if context.burst is not None:
+            self._scheduler(context.device).end(context.burst, now, "cancelled", cancelled=True)
+        self._close(context)
+
+    def _close(self, context: Context) -> None:
+        context.close()
+        del self.contexts[context.cid]
+        context.process.contexts.discard(context.cid)
+
+    def _idle(self, pid: int, cid: int) -> Context:
+        context = self.context(pid, cid)
+        if context.burst is not None:
+            raise TryAgain(f"context {cid} is busy with burst {context.burst.bid}; wait until that is done")
+        return context
+
+    # bursts ----------------------------------------------------------------------------------------------------------
+
+    def append(self, now: float, pid: int, cid: int, tokens: Sequence[int]) -> int:
+        """Extend a context and compute its pages. Returns the burst's number."""
+        context = self._idle(pid, cid)
+        if not tokens and context.computed == len(context.tokens):
+            raise InvalidArgument("nothing to append: give at least one token")
+        return self._submit(now, context, tokens, None, 0, frozenset())
+
+    def generate(
+        self,
+        now: float,
+        pid: int,
+        cid: int,
+        *,
+        sampling: Sampling = GREEDY,
+        max_tokens: int,
+        tokens: Sequence[int] = (),
+        stop_ids: frozenset[int] = frozenset(),
+    ) -> int:
+        """Append `tokens`, then sample up to `max_tokens` more. Returns the burst's number; its `output` grows."""
+        context = self._idle(pid, cid)
+        if max_tokens < 1:
+            raise InvalidArgument(f"max_tokens is {max_tokens}; ask for at least 1")
+        if not tokens and not context.tokens:
+            raise InvalidArgument(f"context {cid} is empty: append something before generating")
+        return self._submit(now, context, tokens, sampling, max_tokens, stop_ids)
+
+    def _submit(
+        self, now: float, context: Context, tokens: Sequence[int], sampling: Sampling | None, max_tokens: int, stop_ids: frozenset[int]
+    ) -> int:
+        process, scheduler = context.process, self._scheduler(context.device)
+        if not process.live:
+            raise BadHandle(f"pid {process.pid} is gone")
+        geometry = scheduler.geometry
+        length = len(context.tokens) + len(tokens)
+        if length + max_tokens > geometry.window:
+            asked = f"{length} tokens" + (f" and {max_tokens} more to generate" if max_tokens else "")
+            raise TooLong(f"{asked} do not fit the window of {geometry.window} tokens of {geometry.name}; shorten the prompt or max_tokens")
+        if tokens and not (min(tokens) >= 0 and max(tokens) < geometry.vocabulary):
+            raise InvalidArgument(f"token ids of {geometry.name} are 0 to {geometry.vocabulary - 1}; got {min(tokens)} to {max(tokens)}")
+        pages = -(-(length + max_tokens) // geometry.page_slots) + 1  # one to spare for a copy-on-write
+        if pages > geometry.device_frames:
+            raise OutOfPages(
+                f"{length + max_tokens} tokens need {pages} pages and the device has {geometry.device_frames}; give it more memory or ask for less"
+            )
+        if (over := process.over_tokens(len(tokens) + (sampling is not None))) is not None:
+            raise over
+        process.charge_tokens(len(tokens))
+        context.tokens.extend(tokens)
+        burst = Burst(self._numbers(), process, context, sampling, max_tokens, stop_ids, process.cls)
+        context.burst = burst
+        self.bursts[burst.bid] = burst
+        process.bursts.add(burst.bid)
+        process.usage.bursts += 1
+        scheduler.submit(burst, now)
+        if process.phase is Phase.STOPPED:
+            scheduler.hold(burst, now)
+        return burst.bid
+
+    def burst(self, pid: int, bid: int) -> Burst:
+        """A burst of the process, under way or finished but not released. Raises BadHandle."""
+        burst = self.bursts.get(bid)
+        if burst is None or burst.process.pid != pid:
+            raise BadHandle(f"pid {pid} has no burst {bid}")
+        return burst
+
+    def finish(self, now: float, pid: int, bid: int, reason: str = "stop") -> None:
+        """End a burst early with what it has."""
+        burst = self.burst(pid, bid)
+        if not burst.done:
+            self._scheduler_of(burst).end(burst, now, reason)
+
+    def release(self, now: float, pid: int, bid: int) -> None:
+        """Forget a burst; one that is under way is cancelled."""
+        burst = self.burst(pid, bid)
+        if not burst.done:
+            self._scheduler_of(burst).end(burst, now, "cancelled", cancelled=True)
+        del self.bursts[bid]
+        burst.process.bursts.discard(bid)
+
+    def _scheduler_of(self, burst: Burst) -> Scheduler:
+        return self.schedulers[burst.context.device]
+
+    def device_statistics(self) -> tuple[DeviceStatistics, ...]:
+        return tuple(
+            DeviceStatistics(
+                device=name,
+                steps=s.steps,
+                failures=s.failures,
+                prefill_tokens=s.prefilled,
+                decode_tokens=s.decoded,
+                hit_tokens=s.hits,
+                preemptions=s.preemptions,
+                resident=len(s.residents),
+                queued=len(s.decodes) + len(s.prefills),
+                device_total=s.memory.device.total,
+                device_free=len(s.memory.device.free),
+                device_cached=len(s.memory.cached),
+                host_total=s.memory.host.total,
+                host_free=len(s.memory.host.free),
+                swapped_out=s.memory.swapped_out,
+                swapped_in=s.memory.swapped_in,
+                copied=s.memory.copied,
+                evicted=s.memory.evicted,
+            )
+            for name, s in self.schedulers.items()
+        )

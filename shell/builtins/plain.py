@@ -1,0 +1,140 @@
+"""Builtins that need no system: echo, cat, ls, cd, pwd, sleep, true, false, exit, history."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import anyio
+
+from ..streams import describe, open_source
+from .call import Builtin, Call, Leave, Refused, Usage, number, options
+
+MOST_SECONDS = 10**9
+
+
+async def echo(call: Call) -> int:
+    args = call.args
+    newline = not (args and args[0] == "-n")
+    await call.stdout.write(" ".join(args if newline else args[1:]) + ("\n" if newline else ""))
+    return 0
+
+
+async def cat(call: Call) -> int:
+    _, paths = options(call.args)
+    status = 0
+    for path in paths or ["-"]:
+        try:
+            source = call.stdin if path == "-" else await open_source(path)
+        except OSError as error:
+            await call.complain(describe(error))
+            status = 1
+            continue
+        try:
+            while text := await source.read():
+                await call.stdout.write(text)
+        finally:
+            if path != "-":
+                source.close()
+    return status
+
+
+async def ls(call: Call) -> int:
+    _, paths = options(call.args)
+    status = 0
+    for path in paths or ["."]:
+        try:
+            names = [path] if not Path(path).is_dir() and Path(path).lstat() else sorted(os.listdir(path))
+        except OSError as error:
+            await call.complain(describe(error))
+            status = 1
+            continue
+        if len(paths) > 1:
+            await call.say(f"{path}:")
+        shown = [name + "/" if Path(path, name).is_dir() else name for name in names if name == path or not name.startswith(".")]
+        await call.stdout.write("".join(f"{name}\n" for name in shown))
+    return status
+
+
+async def cd(call: Call) -> int:
+    if len(call.args) > 1:
+        raise Usage("one directory, please: quote a name that has blanks")
+    before = os.getcwd()
+    target = call.args[0] if call.args else call.shell.variables.get("HOME", "")
+    if target == "-":
+        target = call.shell.variables.get("OLDPWD", "")
+    if not target:
+        raise Refused("there is nowhere to go: name a directory")
+    os.chdir(target)
+    call.shell.variables.update(OLDPWD=before, PWD=os.getcwd())
+    return 0
+
+
+async def pwd(call: Call) -> int:
+    if call.args:
+        raise Usage("it takes no words")
+    await call.say(os.getcwd())
+    return 0
+
+
+async def sleep(call: Call) -> int:
+    try:
+        seconds = float(call.args[0]) if len(call.args) == 1 else -1.0
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= MOST_SECONDS:
+        raise Usage("it takes one number of seconds")
+    await anyio.sleep(seconds)
+    return 0
+
+
+async def true(call: Call) -> int:
+    return 0
+
+
+async def false(call: Call) -> int:
+    return 1
+
+
+async def leave(call: Call) -> int:
+    if len(call.args) > 1:
+        raise Usage("it takes one status")
+    status = number(call.args[0], "status: a status is a number from 0 to 255") if call.args else call.shell.status
+    if status > 255:
+        raise Usage(f"{status} is no status: a status is a number from 0 to 255")
+    running = call.shell.jobs.running
+    if call.alone and call.shell.warn_of_jobs and running:
+        call.shell.warn_of_jobs = False
+        raise Refused(f"{len(running)} job{'s' * (len(running) > 1)} still running, to end with the shell: see jobs, or exit again")
+    raise Leave(status)
+
+
+async def history(call: Call) -> int:
+    _, words = options(call.args)
+    if len(words) > 1:
+        raise Usage("it takes one number of lines")
+    lines = call.shell.history()
+    first = max(0, len(lines) - number(words[0], "number of lines")) if words else 0
+    await call.stdout.write("".join(f"{place + 1:5}  {lines[place]}\n" for place in range(first, len(lines))))
+    return 0
+
+
+BUILTINS = (
+    Builtin("echo", "echo [-n] [WORD]...", "write words, with blanks between", ("echo hello", "echo $?"), echo, needs_system=False),
+    Builtin(
+        "cat",
+        "cat [FILE]...",
+        "write files, or the input, to the output",
+        ("cat summary.txt", "cat notes.txt | spawn summarise"),
+        cat,
+        needs_system=False,
+    ),
+    Builtin("ls", "ls [PATH]...", "list a directory of the host", ("ls", "ls agents"), ls, needs_system=False),
+    Builtin("cd", "cd [DIRECTORY]", "change the current directory; `cd -` goes back", ("cd ~/notes",), cd, needs_system=False),
+    Builtin("pwd", "pwd", "write the current directory", ("pwd",), pwd, needs_system=False),
+    Builtin("sleep", "sleep SECONDS", "wait", ("spawn summarise < a.txt & sleep 2; ps",), sleep, needs_system=False),
+    Builtin("true", "true", "do nothing, status 0", ("spawn chat hello || true",), true, needs_system=False),
+    Builtin("false", "false", "do nothing, status 1", ("false || echo failed",), false, needs_system=False),
+    Builtin("exit", "exit [STATUS]", "leave the shell; so does Ctrl-D", ("exit", "exit 1"), leave, needs_system=False),
+    Builtin("history", "history [N]", "list the lines typed before, or the last N", ("history 5",), history, needs_system=False),
+)

@@ -1,0 +1,179 @@
+"""Builtins over processes: ps, explain, kill, nice, fork, wait. The system decides; these say what it answered."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+from ..jobs import SIGNALS
+from .call import Builtin, Call, Refused, Usage, number, options, pid
+
+SENDABLE = ("INT", "KILL", "TERM", "CONT", "STOP")
+
+
+async def ps(call: Call) -> int:
+    found, words = options(call.args, flags=("--json",))
+    if words:
+        raise Usage("it takes no words: explain PID tells more of one process")
+    processes = await (await call.system()).ps()
+    if "--json" in found:
+        await call.say(json.dumps([asdict(each) for each in processes]))
+    else:
+        from ..render import processes_table  # rich costs 0.1 s: loaded when a table is drawn
+
+        await call.shell.draw(call.stdout, processes_table(processes))
+    return 0
+
+
+async def explain(call: Call) -> int:
+    found, words = options(call.args, flags=("--json",))
+    if len(words) != 1:
+        raise Usage("it takes one pid")
+    explanation = await (await call.system()).explain(pid(words[0]))
+    if "--json" in found:
+        await call.say(json.dumps(asdict(explanation)))
+    else:
+        from ..render import explanation_table
+
+        await call.shell.draw(call.stdout, explanation_table(explanation))
+    return 0
+
+
+def signal_name(text: str) -> str:
+    """`-STOP`, `-SIGSTOP`, `-19` and the same without the minus: STOP."""
+    name = text.removeprefix("-").upper().removeprefix("SIG")
+    if name.isdecimal() and len(name) < 4:
+        name = next((each for each in SENDABLE if SIGNALS[each] == int(name)), name)
+    if name not in SENDABLE:
+        raise Usage(f"there is no signal '{text.removeprefix('-')}': the signals are {', '.join(SENDABLE)}")
+    return name
+
+
+def targets(call: Call, words: list[str]) -> list[int]:
+    """The pids that words mean: a pid, or `%N` for every process of a job."""
+    found: list[int] = []
+    for word in words:
+        if not word.startswith("%"):
+            found.append(pid(word))
+            continue
+        job = call.shell.jobs.find(word)
+        if job is None:
+            raise Refused(f"no job {word}: see jobs")
+        found += [child.pid for child in job.children]
+    return found
+
+
+async def kill(call: Call) -> int:
+    words = list(call.args)
+    signal = "TERM"
+    if words and words[0] in ("-l", "--list"):
+        await call.say("\n".join(f"{SIGNALS[name]:2} {name}" for name in SENDABLE))
+        return 0
+    if words and words[0] in ("-s", "--signal"):
+        if len(words) < 2:
+            raise Usage(f"{words[0]} needs a signal")
+        signal, words = signal_name(words[1]), words[2:]
+    elif words and words[0].startswith("-") and words[0] != "--":
+        signal, words = signal_name(words[0]), words[1:]
+    words = words[words[:1] == ["--"] :]
+    if not words:
+        raise Usage("whom? Give a pid, or %N for a job")
+    pids = targets(call, words)
+    system = await call.system()
+    return await call.each(pids, lambda each: system.kill(each, signal))
+
+
+async def nice(call: Call) -> int:
+    words = list(call.args)
+    if words and words[0] in ("-n", "--nice"):
+        words = words[1:]
+    if len(words) < 2:
+        raise Usage("it takes a nice value and a pid")
+    value = number(words[0].removeprefix("+"), "nice value: it is a number from -20 (served most) to 19 (served least)", least=-20)
+    if value > 19:
+        raise Usage(f"{value} is no nice value: it is a number from -20 (served most) to 19 (served least)")
+    pids = targets(call, words[1:])
+    system = await call.system()
+    return await call.each(pids, lambda each: system.nice(each, value))
+
+
+async def fork(call: Call) -> int:
+    if len(call.args) != 1:
+        raise Usage("it takes one pid")
+    original = pid(call.args[0])
+    system = await call.system()
+    job = await call.shell.adopt(lambda: system.fork(original), f"fork {original}")
+    await call.say(str(job.pids[0]))
+    return 0
+
+
+async def wait(call: Call) -> int:
+    shell = call.shell
+    _, words = options(call.args)
+    if not words:
+        for job in shell.jobs.running:
+            await job.done.wait()
+        return 0
+    status = 0
+    for word in words:
+        job = shell.jobs.find(word)
+        if job is None and word.startswith("%"):
+            raise Refused(f"no job {word}: see jobs", 127)
+        if job is not None:
+            await job.done.wait()
+            status = job.status if word.startswith("%") else shell.statuses.get(pid(word), job.status)
+        elif (known := shell.statuses.get(pid(word))) is not None:
+            status = known
+        else:
+            status = (await (await call.system()).wait(pid(word))).status
+    return status
+
+
+BUILTINS = (
+    Builtin(
+        "ps",
+        "ps [--json]",
+        "list the processes",
+        ("ps", "ps --json"),
+        ps,
+        "tokens: how many its contexts hold; dev and host: pages in the memory of the device and of the host.",
+    ),
+    Builtin(
+        "explain",
+        "explain [--json] PID",
+        "where the time of a process went, and why it waited",
+        ("explain 7",),
+        explain,
+    ),
+    Builtin(
+        "kill",
+        "kill [-SIGNAL] PID|%JOB...",
+        "send a signal: TERM, or KILL, STOP, CONT, INT",
+        ("kill 7", "kill -STOP 7", "kill -CONT 7", "kill %1", "kill -l"),
+        kill,
+        "TERM asks a process to end, KILL ends it, STOP pauses it until CONT, INT ends its reply with what it has.",
+    ),
+    Builtin(
+        "nice",
+        "nice VALUE PID|%JOB...",
+        "set how much of the machine a process gets beside others of its class",
+        ("nice -5 7", "nice 10 %1"),
+        nice,
+        "From -20 (most) to 19 (least).",
+    ),
+    Builtin(
+        "fork",
+        "fork PID",
+        "copy a process with its contexts; their pages are shared until one writes",
+        ("fork 7",),
+        fork,
+    ),
+    Builtin(
+        "wait",
+        "wait [PID|%JOB]...",
+        "wait until processes end; the status is that of the last one",
+        ("wait", "wait 7 ; echo $?"),
+        wait,
+        needs_system=False,
+    ),
+)

@@ -1,0 +1,134 @@
+"""Jobs: what the shell runs, in the foreground or behind it, and the table of those in the background.
+
+A job is one list of commands with every process that they started. It is RUNNING until its last command has ended,
+then it has a status and its `done` event is set, once. At most one job is in the foreground. Numbers are the
+smallest that are free, as in sh. Draws nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import anyio
+
+CLOSED = 141
+"""Status of a command whose reader has ended: 128 + PIPE."""
+INTERRUPTED = 130
+"""Status of a job that Ctrl-C ended: 128 + INT."""
+
+SIGNALS = {"INT": 2, "KILL": 9, "TERM": 15, "CONT": 18, "STOP": 19, "XCPU": 24}
+_ENDINGS = {128 + SIGNALS["INT"]: "Interrupted", 128 + SIGNALS["KILL"]: "Killed", 128 + SIGNALS["TERM"]: "Terminated", 152: "Over limit"}
+
+
+class Process(Protocol):
+    """A process that a job started: what the sdk calls a child."""
+
+    @property
+    def pid(self) -> int: ...
+
+    async def kill(self, signal: str = "TERM") -> None: ...
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """One list of commands on its way."""
+
+    text: str
+    foreground: bool
+    number: int = 0
+    """Its number in the table; 0 while it is not in it."""
+    children: list[Process] = field(default_factory=list)
+    """Processes that were started and have not ended yet."""
+    pids: list[int] = field(default_factory=list)
+    """Every process that was started, in order."""
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    begun: anyio.Event = field(default_factory=anyio.Event)
+    """Set when the first process has started, or the job ended without one."""
+    done: anyio.Event = field(default_factory=anyio.Event)
+    status: int = 0
+    interrupts: int = 0
+
+    @property
+    def state(self) -> str:
+        if not self.done.is_set():
+            return "Running"
+        if self.status == 0:
+            return "Done"
+        return _ENDINGS.get(self.status, f"Exit {self.status}")
+
+    def started(self, child: Process) -> None:
+        self.children.append(child)
+        self.pids.append(child.pid)
+        self.begun.set()
+
+    def ended(self, child: Process) -> None:
+        self.children.remove(child)
+
+    def finish(self, status: int) -> None:
+        self.status = INTERRUPTED if self.interrupts else status
+        self.begun.set()
+        self.done.set()
+
+    async def interrupt(self) -> None:
+        """Ctrl-C. The first ends the bursts, and a pipeline; the second terminates what still runs, the third kills it.
+
+        What has no process yet (a job that waits for the model, or for another job) is cancelled at once.
+        """
+        self.interrupts += 1
+        children = list(self.children)
+        if not children:
+            self.scope.cancel()
+            return
+        signals = ["INT", "TERM"] if self.interrupts == 1 and len(children) > 1 else [("INT", "TERM", "KILL")[min(self.interrupts, 3) - 1]]
+        for signal in signals:
+            for child in children:
+                if child in self.children:
+                    await child.kill(signal)
+
+
+class Jobs:
+    """The table of background jobs: those that run, and those whose end nobody has been told of yet."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[int, Job] = {}
+        self._recent: list[int] = []
+        """Numbers, the current job last."""
+
+    def all(self) -> list[Job]:
+        return [self._jobs[number] for number in sorted(self._jobs)]
+
+    @property
+    def running(self) -> list[Job]:
+        return [job for job in self.all() if not job.done.is_set()]
+
+    def add(self, job: Job) -> None:
+        number = 1
+        while number in self._jobs:
+            number += 1
+        job.number = number
+        self._jobs[number] = job
+        self._recent.append(number)
+
+    def remove(self, job: Job) -> None:
+        if self._jobs.get(job.number) is job:
+            del self._jobs[job.number]
+            self._recent.remove(job.number)
+
+    def mark(self, job: Job) -> str:
+        """`+` for the current job, `-` for the one before, as jobs and notes show it."""
+        place = len(self._recent) - self._recent.index(job.number) if job.number in self._recent else 0
+        return {1: "+", 2: "-"}.get(place, " ")
+
+    def find(self, name: str) -> Job | None:
+        """The job that `%1`, `%+`, `%%`, `%-`, `%text` or a pid means; without a name the current one."""
+        if name in ("", "%", "%%", "%+"):
+            return self._jobs[self._recent[-1]] if self._recent else None
+        if name == "%-":
+            return self._jobs[self._recent[-2]] if len(self._recent) > 1 else None
+        if name.startswith("%"):
+            if name[1:].isdecimal():
+                return next((job for job in self.all() if str(job.number) == name[1:]), None)
+            matching = [job for job in self.all() if job.text.startswith(name[1:])]
+            return matching[-1] if matching else None
+        return next((job for job in self.all() if name in map(str, job.pids)), None)

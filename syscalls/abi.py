@@ -1,0 +1,331 @@
+"""The ABI: what a system call takes and gives, as it crosses the border between user space and the kernel.
+
+Arguments are strict pydantic models, every number, length and count bounded (param.py); results are the frozen dataclasses
+of results.py. The errors of kernel/errno.py are part of the ABI and are given out here, since user space may not import
+the kernel. Knows nothing of handlers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Protocol, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from llmos.kernel.device import Logprobs
+from llmos.kernel.errno import (
+    FAULTS,
+    AlreadyExists,
+    BadFormat,
+    BadHandle,
+    BrokenPipe,
+    Cancelled,
+    DeviceFailed,
+    Fault,
+    IntegrityError,
+    Interrupted,
+    InvalidArgument,
+    NoSpace,
+    NoSuchChild,
+    NoSuchProcess,
+    NotFound,
+    NotPermitted,
+    NotSupported,
+    OutOfPages,
+    Panic,
+    QuotaExceeded,
+    ShutDown,
+    TimedOut,
+    TooLong,
+    TryAgain,
+)
+from llmos.kernel.process import Limits
+
+from . import param
+from .results import (
+    ContextInfo,
+    Data,
+    DeviceStatistics,
+    Done,
+    ExitRecord,
+    Explanation,
+    Forked,
+    GenerationUsage,
+    ModelInfo,
+    ModelList,
+    Piece,
+    PipeHandle,
+    ProcessInfo,
+    ProcessList,
+    Reply,
+    Spawned,
+    Statistics,
+    SystemStatistics,
+    TextResult,
+    TokenList,
+    Written,
+)
+
+
+__all__ = [
+    "FAULTS",
+    "AlreadyExists",
+    "BadFormat",
+    "BadHandle",
+    "BrokenPipe",
+    "Cancelled",
+    "ContextInfo",
+    "Data",
+    "DeviceFailed",
+    "DeviceStatistics",
+    "Done",
+    "ExitRecord",
+    "Explanation",
+    "Fault",
+    "Forked",
+    "GenerationUsage",
+    "IntegrityError",
+    "Interrupted",
+    "InvalidArgument",
+    "Limits",
+    "Logprobs",
+    "ModelInfo",
+    "ModelList",
+    "NoSpace",
+    "NoSuchChild",
+    "NoSuchProcess",
+    "NotFound",
+    "NotPermitted",
+    "NotSupported",
+    "OutOfPages",
+    "Panic",
+    "Piece",
+    "PipeHandle",
+    "ProcessInfo",
+    "ProcessList",
+    "QuotaExceeded",
+    "Reply",
+    "ShutDown",
+    "Spawned",
+    "Statistics",
+    "SystemStatistics",
+    "TextResult",
+    "TimedOut",
+    "TokenList",
+    "TooLong",
+    "TryAgain",
+    "Written",
+]
+
+# --- how a call crosses -------------------------------------------------------------------------------------------
+
+
+class Sink(Protocol):
+    """Where the answers to one request go. Its methods are called on the kernel's thread and return at once."""
+
+    def push(self, piece: Piece) -> None:
+        """A part of the result, before its end."""
+        ...
+
+    def finish(self, result: Any) -> None: ...
+
+    def fail(self, fault: Fault) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One system call on its way. (pid, path, sequence) is its id: which call of which task of the process it is."""
+
+    pid: int
+    name: str
+    arguments: Mapping[str, Any]
+    path: str
+    sequence: int
+    sink: Sink
+
+
+@dataclass(frozen=True, slots=True)
+class Died:
+    """A process ended; what ran it must end too."""
+
+    pid: int
+    status: int
+
+
+# --- arguments ----------------------------------------------------------------------------------------------------
+
+Pid: TypeAlias = Annotated[int, Field(ge=1, le=param.MAX_ID)]
+Handle: TypeAlias = Annotated[int, Field(ge=0, le=param.MAX_ID)]
+TokenId: TypeAlias = Annotated[int, Field(ge=0, le=param.MAX_TOKEN_ID)]
+Text: TypeAlias = Annotated[str, Field(max_length=param.MAX_TEXT)]
+Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=param.MAX_NAME, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Model: TypeAlias = Annotated[str, Field(min_length=1, max_length=param.MAX_MODEL, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Capability: TypeAlias = Annotated[str, Field(min_length=1, max_length=param.MAX_CAPABILITY, pattern=r"^[^\x00-\x20\x7f]+$")]
+Nice: TypeAlias = Annotated[int, Field(ge=-20, le=19)]
+ClassName: TypeAlias = Literal["interactive", "normal", "batch", "idle"]
+SignalName: TypeAlias = Literal["INT", "KILL", "TERM", "CONT", "STOP"]
+Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
+Count: TypeAlias = Annotated[int, Field(ge=0, le=param.MAX_ID)]
+
+
+class Arguments(BaseModel):
+    """Base of every argument model: nothing is converted, nothing unknown passes, no NaN, no infinity."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class LimitsArguments(Arguments):
+    tokens: Count | None = None
+    pages: Count | None = None
+    wall_seconds: Annotated[float, Field(ge=0, le=1e9)] | None = None
+    children: Count | None = None
+
+    def to_limits(self) -> Limits:
+        return Limits(self.tokens, self.pages, self.wall_seconds, self.children)
+
+
+class Message(Arguments):
+    role: Role
+    content: Text
+
+
+class Nothing(Arguments):
+    """No arguments."""
+
+
+class Spawn(Arguments):
+    name: Name
+    user: Name | None = None
+    cls: ClassName | None = None
+    nice: Nice = 0
+    limits: LimitsArguments = LimitsArguments()
+    capabilities: Annotated[list[Capability], Field(max_length=param.MAX_CAPABILITIES, fail_fast=True)] | None = None
+    stdin: Handle | None = None
+    """A pipe of the caller's to read from; None makes one and gives the caller its write end. The same for the other two."""
+    stdout: Handle | None = None
+    stderr: Handle | None = None
+
+
+class ExitArguments(Arguments):
+    status: Annotated[int, Field(ge=0, le=255)]
+    reason: Annotated[str, Field(max_length=param.MAX_REASON)] = ""
+
+
+class Wait(Arguments):
+    pid: Pid | None = None
+
+
+class Kill(Arguments):
+    pid: Pid
+    signal: SignalName = "TERM"
+    tree: bool = False
+
+
+class Renice(Arguments):
+    pid: Pid
+    nice: Nice
+
+
+class Reclass(Arguments):
+    pid: Pid
+    cls: ClassName
+
+
+class SetLimits(Arguments):
+    pid: Pid
+    limits: LimitsArguments
+
+
+class OfProcess(Arguments):
+    pid: Pid
+
+
+class Fork(Arguments):
+    pid: Pid
+    name: Name | None = None
+
+
+class Open(Arguments):
+    model: Model | None = None
+
+
+class OfContext(Arguments):
+    context: Handle
+
+
+class Truncate(Arguments):
+    context: Handle
+    length: Count
+
+
+class Tokens(Arguments):
+    context: Handle
+    start: Count = 0
+    count: Annotated[int, Field(ge=0, le=param.MAX_TOKENS)] = param.MAX_TOKENS
+
+
+class Content(Arguments):
+    """What to add to a context: chat messages, plain text or token ids."""
+
+    context: Handle
+    messages: Annotated[list[Message], Field(max_length=param.MAX_MESSAGES, fail_fast=True)] | None = None
+    text: Text | None = None
+    tokens: Annotated[list[TokenId], Field(max_length=param.MAX_TOKENS, fail_fast=True)] | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Content:
+        if sum(part is not None for part in (self.messages, self.text, self.tokens)) > 1:
+            raise ValueError("give one of messages, text and tokens, not several")
+        return self
+
+
+class Append(Content):
+    pass
+
+
+class Generate(Content):
+    max_tokens: Annotated[int, Field(ge=1, le=param.MAX_TOKENS)] | None = None
+    """None: what is left of the model's window."""
+    temperature: Annotated[float, Field(ge=0, le=10)] = 0.0
+    top_k: Annotated[int, Field(ge=0, le=param.MAX_TOKEN_ID)] = 0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    repetition_penalty: Annotated[float, Field(ge=0.1, le=10)] = 1.0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    """None: drawn from the process's own sequence of seeds."""
+    stop: Annotated[list[Annotated[str, Field(min_length=1, max_length=param.MAX_STOP)]], Field(max_length=param.MAX_STOPS, fail_fast=True)] = []
+    stop_ids: Annotated[list[TokenId], Field(max_length=param.MAX_STOP_IDS, fail_fast=True)] = []
+    ignore_stop: bool = False
+    """Generate exactly max_tokens: neither stop ids nor stop strings end it."""
+    logprobs: Annotated[int, Field(ge=0, le=20)] = 0
+
+
+class Tokenize(Arguments):
+    text: Text
+    model: Model | None = None
+
+
+class Detokenize(Arguments):
+    tokens: Annotated[list[TokenId], Field(max_length=param.MAX_TOKENS, fail_fast=True)]
+    model: Model | None = None
+
+
+class PipeArguments(Arguments):
+    capacity: Annotated[int, Field(ge=1, le=param.MAX_PIPE)] = 65_536
+
+
+class Read(Arguments):
+    pipe: Handle
+    most: Annotated[int, Field(ge=1, le=param.MAX_BYTES)] = 65_536
+
+
+class Write(Arguments):
+    pipe: Handle
+    data: Annotated[bytes, Field(max_length=param.MAX_BYTES)]
+
+
+class ClosePipe(Arguments):
+    pipe: Handle
+    read: bool = False
+    write: bool = False

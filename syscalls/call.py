@@ -1,0 +1,104 @@
+"""Calls: one system call under way, and the record of those that were made.
+
+A record is written before a call takes effect (the intent) and completed after it (the result), under the call's id: the
+process, the path of the task that made it, and its number in that task. It is in memory and bounded: the oldest go first.
+Arguments above a bound are remembered by their size only. Knows nothing of handlers.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from . import param
+from .abi import Arguments, Piece, Request
+
+if TYPE_CHECKING:
+    from .channel import Channel
+    from .table import Row
+
+
+@dataclass(slots=True)
+class Record:
+    """One line of the record."""
+
+    pid: int
+    path: str
+    sequence: int
+    name: str
+    replayable: bool
+    begun: float
+    arguments: Arguments | None
+    """None if they are longer than MAX_RECORDED."""
+    size: int
+    """Characters, bytes and tokens in the arguments."""
+    ended: float | None = None
+    """None while the call is under way."""
+    error: str = ""
+    """The errno of the fault it ended with; empty if it was done."""
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, str | bytes):
+        return len(value)
+    if isinstance(value, Arguments):
+        return sum(_size(part) for part in value.__dict__.values())
+    if isinstance(value, list):
+        return sum(map(_size, value)) if value and isinstance(value[0], Arguments) else len(value)
+    return 1
+
+
+class Ledger:
+    """The record, newest last. Invariant: at most `bound` lines; every call under way or over has had its line."""
+
+    __slots__ = ("_lines", "count", "errors")
+
+    def __init__(self, bound: int = param.MAX_RECORDS) -> None:
+        self._lines: deque[Record] = deque(maxlen=bound)
+        self.count = 0
+        self.errors = 0
+
+    def intend(self, request: Request, row: Row, arguments: Arguments, now: float) -> Record:
+        """Written before the call takes effect."""
+        size = _size(arguments)
+        kept = arguments if size <= param.MAX_RECORDED else None
+        record = Record(request.pid, request.path, request.sequence, row.name, row.replayable, now, kept, size)
+        self._lines.append(record)
+        self.count += 1
+        return record
+
+    def complete(self, record: Record, now: float, error: str = "") -> None:
+        """Written after it."""
+        record.ended, record.error = now, error
+        self.errors += bool(error)
+
+    def of(self, pid: int) -> list[Record]:
+        """What is remembered of a process's calls."""
+        return [record for record in self._lines if record.pid == pid]
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One call under way. A handler that sleeps is a coroutine in `body`, on at most one channel."""
+
+    request: Request
+    row: Row
+    arguments: Arguments
+    record: Record
+    body: Coroutine[Any, Any, Any] | None = None
+    channel: Channel | None = None
+    blocked: str = ""
+    """What the kernel's account was told that the process is blocked on; empty if it was not told."""
+    ticket: int = 0
+    """Changes with every sleep: tells late results of work elsewhere from awaited ones."""
+    over: bool = False
+
+    @property
+    def pid(self) -> int:
+        return self.request.pid
+
+    def push(self, piece: Piece) -> None:
+        """Give the caller part of the result."""
+        self.request.sink.push(piece)

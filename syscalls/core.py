@@ -1,0 +1,93 @@
+"""Core: what the handlers work on. The kernel, the clock, the models' texts, and what the calls keep about contexts.
+
+Everything here belongs to the kernel's thread. Knows no event loop, no thread and no transport: boot gives it a real clock,
+tests a virtual one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Protocol
+
+from llmos.kernel.errno import BadHandle, Fault
+from llmos.kernel.kernel import Kernel
+
+from .call import Ledger
+from .channel import Channels
+from .results import ModelInfo
+from .text import Text
+from .transcript import Transcript
+
+
+class Loading(Protocol):
+    """A model on its way to a device. ("model", name) is woken when it is done."""
+
+    @property
+    def done(self) -> bool: ...
+
+    @property
+    def fault(self) -> Fault | None: ...
+
+
+class Models(Protocol):
+    """The models of this system. Init wires it to the library and the drivers."""
+
+    @property
+    def texts(self) -> Mapping[str, Text]:
+        """Of every loaded model, by the name of its device."""
+        ...
+
+    def resolve(self, name: str | None) -> str:
+        """The full name of a model, or of the default one; NotFound names the nearest."""
+        ...
+
+    def load(self, name: str) -> Loading:
+        """Begin to load it, or join a load under way."""
+        ...
+
+    def list(self) -> list[ModelInfo]: ...
+
+
+@dataclass(slots=True)
+class Core:
+    kernel: Kernel
+    clock: Callable[[], float]
+    models: Models
+    seed: int
+    """From which every process's seeds are drawn."""
+    booted: float
+    ledger: Ledger = field(default_factory=Ledger)
+    channels: Channels = field(default_factory=Channels)
+    transcripts: dict[int, dict[int, Transcript]] = field(default_factory=dict)
+    """pid -> its contexts -> their transcripts."""
+    sleeping: int = 0
+    """Calls that sleep now."""
+    drawn: dict[int, int] = field(default_factory=dict)
+    """pid -> how many seeds it has drawn."""
+
+    def draw_seed(self, pid: int) -> int:
+        """The next of a process's own sequence of seeds: a function of the boot's seed, the pid and a counter."""
+        count = self.drawn.get(pid, 0)
+        self.drawn[pid] = count + 1
+        words = b"".join(n.to_bytes(8, "big") for n in (self.seed, pid, count))
+        return int.from_bytes(blake2b(words, digest_size=8).digest(), "big") >> 1
+
+    def transcript(self, pid: int, context: int) -> Transcript:
+        """Raises BadHandle if the context is not the process's."""
+        found = self.transcripts.get(pid, {}).get(context)
+        if found is None:
+            raise BadHandle(f"pid {pid} has no context {context}; open one, or use the handle that open or fork gave")
+        return found
+
+    def keep(self, context: int, transcript: Transcript) -> None:
+        self.transcripts.setdefault(transcript.pid, {})[context] = transcript
+
+    def text(self, device: str) -> Text:
+        return self.models.texts[device]
+
+    def forget(self, pid: int) -> None:
+        """The process is gone, and its contexts with it."""
+        self.drawn.pop(pid, None)
+        self.transcripts.pop(pid, None)

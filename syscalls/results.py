@@ -1,0 +1,144 @@
+"""The ABI: what system calls give. Frozen dataclasses of plain values, given out by abi.py.
+
+They cross threads as they are; pydantic's TypeAdapter turns them into JSON and back where a socket needs that. What the
+kernel tells of itself (kernel/view.py) is given out as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llmos.kernel.device import Logprobs
+from llmos.kernel.view import DeviceStatistics, ExitRecord, Explanation, Statistics
+from llmos.kernel.view import ProcessView as ProcessInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The call has no result but that it was done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spawned:
+    """The caller's ends of the pipes made for the child; None where it gave one of its own."""
+
+    pid: int
+    stdin: int | None
+    stdout: int | None
+    stderr: int | None
+    child_stdin: int
+    child_stdout: int
+    child_stderr: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forked:
+    streams: Spawned
+    contexts: dict[int, int]
+    """The original's context -> the copy's."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContextInfo:
+    context: int
+    model: str
+    length: int
+    window: int
+    messages: int
+    """Chat messages in it, an open reply included."""
+    reply: int
+    """Tokens of the reply at its end that is not closed yet; 0 if there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Part of a reply, as it comes. Text that could be the start of a stop string is held back."""
+
+    text: str
+    tokens: tuple[int, ...]
+    logprobs: tuple[Logprobs, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationUsage:
+    prompt_tokens: int
+    """Tokens in the context before the first generated one."""
+    added_tokens: int
+    """Those of them that this call added."""
+    tokens: int
+    """Generated."""
+    seconds: float
+    first_token_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    text: str
+    tokens: tuple[int, ...]
+    reason: str
+    """stop, length, interrupted or cancelled."""
+    logprobs: tuple[Logprobs, ...]
+    usage: GenerationUsage
+    length: int
+    """Of the context afterwards."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenList:
+    tokens: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class TextResult:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class PipeHandle:
+    pipe: int
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Empty at end of file."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    name: str
+    loaded: bool
+    default: bool
+    size: int
+    """Bytes on disk; 0 if it has no files."""
+    window: int | None
+    """None until it is loaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessList:
+    processes: list[ProcessInfo]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelList:
+    models: list[ModelInfo]
+
+
+@dataclass(frozen=True, slots=True)
+class SystemStatistics:
+    uptime: float
+    """Seconds since boot."""
+    calls: int
+    """System calls made."""
+    errors: int
+    """Those that ended with a fault."""
+    sleeping: int
+    """Calls that sleep now."""
+    kernel: Statistics

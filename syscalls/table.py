@@ -1,0 +1,80 @@
+"""The table: number -> call. One row each: arguments, result, capability, replayable, handler.
+
+A handler is a plain function if it never sleeps, a coroutine function if it may. Its docstring is the call's entry in the
+reference. `capability` is what the caller must hold when the call executes; "{model}" in it is the model of the context
+that the call names, or that it opens. `replayable` says that making the call again changes nothing in the world, so that a
+recorded result need not be waited for on disk. `always` calls go through with a signal pending: they are how a process ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from inspect import iscoroutinefunction
+from typing import Any
+
+from . import abi, context, generate, pipe, process, system
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    number: int
+    name: str
+    arguments: type[abi.Arguments]
+    result: type[Any]
+    handler: Callable[..., Any]
+    """Called with (core, call, arguments)."""
+    capability: str | None = None
+    replayable: bool = True
+    always: bool = False
+    sleeps: bool = False
+
+    @property
+    def doc(self) -> str:
+        return (self.handler.__doc__ or "").strip()
+
+
+def _row(number: int, handler: Callable[..., Any], arguments: type[abi.Arguments], result: type[Any], **columns: Any) -> Row:
+    name = columns.pop("name", handler.__name__)
+    return Row(number, name, arguments, result, handler, sleeps=iscoroutinefunction(handler), **columns)
+
+
+ROWS: tuple[Row, ...] = (
+    # process
+    _row(1, process.spawn, abi.Spawn, abi.Spawned, capability="proc:spawn", replayable=False),
+    _row(2, process.exit, abi.ExitArguments, abi.Done, replayable=False, always=True),
+    _row(3, process.wait, abi.Wait, abi.ExitRecord, replayable=False),
+    _row(4, process.kill, abi.Kill, abi.Done, replayable=False, always=True),
+    _row(5, process.renice, abi.Renice, abi.Done),
+    _row(6, process.reclass, abi.Reclass, abi.Done),
+    _row(7, process.setlimits, abi.SetLimits, abi.Done),
+    _row(8, process.ps, abi.Nothing, abi.ProcessList, always=True),
+    _row(9, process.explain, abi.OfProcess, abi.Explanation, always=True),
+    _row(10, process.fork, abi.Fork, abi.Forked, capability="proc:spawn", replayable=False),
+    # context
+    _row(20, context.open, abi.Open, abi.ContextInfo, capability="llm:{model}"),
+    _row(21, context.close, abi.OfContext, abi.Done, always=True),
+    _row(22, context.append, abi.Append, abi.ContextInfo, capability="llm:{model}"),
+    _row(23, context.fork_context, abi.OfContext, abi.ContextInfo, capability="llm:{model}"),
+    _row(24, context.truncate, abi.Truncate, abi.ContextInfo, capability="llm:{model}"),
+    _row(25, context.context_info, abi.OfContext, abi.ContextInfo),
+    _row(26, context.context_tokens, abi.Tokens, abi.TokenList),
+    # generate
+    _row(30, generate.generate, abi.Generate, abi.Reply, capability="llm:{model}"),
+    _row(31, generate.tokenize, abi.Tokenize, abi.TokenList, capability="llm:{model}"),
+    _row(32, generate.detokenize, abi.Detokenize, abi.TextResult, capability="llm:{model}"),
+    # pipe
+    _row(40, pipe.pipe, abi.PipeArguments, abi.PipeHandle, capability="pipe:new"),
+    _row(41, pipe.read, abi.Read, abi.Data, replayable=False),
+    _row(42, pipe.write, abi.Write, abi.Written, replayable=False),
+    _row(43, pipe.close_pipe, abi.ClosePipe, abi.Done, always=True),
+    # system
+    _row(50, system.models, abi.Nothing, abi.ModelList),
+    _row(51, system.statistics, abi.Nothing, abi.SystemStatistics),
+)
+
+TABLE: dict[str, Row] = {row.name: row for row in ROWS}
+"""By name, as the embedded transport calls them."""
+
+NUMBERS: dict[int, Row] = {row.number: row for row in ROWS}
+"""By number, as the wire names them."""

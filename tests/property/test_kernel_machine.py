@@ -1,0 +1,257 @@
+"""A state machine over everything the kernel does: whatever is called in whatever order, nothing is lost or owned twice.
+
+The dummy device checks that every slot a row reads holds the token that the context has there, so a wrong page, a missed
+copy or a frame freed too early is a Panic. A model of each context's tokens is kept beside the kernel and compared.
+"""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, precondition, rule
+
+from llmos.drivers.dummy import DummyDevice
+from llmos.kernel.burst import State
+from llmos.kernel.device import Outcome, Sampling, Step, StepFailed
+from llmos.kernel.errno import Fault
+from llmos.kernel.kernel import Kernel
+from llmos.kernel.param import Params
+from llmos.kernel.process import Class, Limits
+from llmos.kernel.signal import Signal
+
+POISON = 99
+PARAMS = Params(low_water=2, write_back=4, min_progress=2, preempt_gap=8.0, max_processes=24, max_contexts=6, lookahead=4)
+
+
+class KernelMachine(RuleBasedStateMachine):
+    pids = Bundle("pids")
+    contexts = Bundle("contexts")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.kernel = Kernel(PARAMS, policy=self.policy)
+        self.device = DummyDevice(frames=14, host_frames=6, page_slots=4, vocabulary=100, window=48, max_rows=4, max_tokens=10)
+        self.device.fail_when = {POISON}
+        self.kernel.attach(self.device.geometry)
+        self.flying: Step | None = None
+        self.expected: dict[int, list[int]] = {}
+        """Context -> the tokens its owner knows of: what was appended, and what its bursts have put out."""
+        self.growing: dict[int, int] = {}
+        """Context -> burst that generates into it."""
+
+    policy = "fair"
+
+    def try_(self, call, *args, **kwargs):
+        try:
+            return call(*args, **kwargs)
+        except Fault as fault:
+            assert fault.args[0], "a fault says what to do"
+            return None
+
+    # processes
+
+    @rule(target=pids, cls=st.sampled_from(Class), nice=st.integers(-20, 19), limit=st.none() | st.integers(0, 60))
+    def spawn(self, cls, nice, limit):
+        pid = self.try_(self.kernel.spawn, self.now, 1, name="a", cls=cls, nice=nice, limits=Limits(tokens=limit, pages=limit))
+        return multiple() if pid is None else pid
+
+    @rule(target=pids, parent=pids)
+    def spawn_child(self, parent):
+        pid = self.try_(self.kernel.spawn, self.now, parent, name="child", limits=Limits(children=2))
+        return multiple() if pid is None else pid
+
+    @rule(target=pids, pid=pids)
+    def fork(self, pid):
+        made = self.try_(self.kernel.fork, self.now, 1, pid)
+        if made is None:
+            return multiple()
+        twin, mapping = made
+        for old, new in mapping.items():
+            self.expected[new] = list(self.kernel.contexts[new].tokens)
+            assert self.kernel.contexts[new].tokens == self.kernel.contexts[old].tokens
+        return twin
+
+    @rule(pid=pids, signal=st.sampled_from(Signal))
+    def kill(self, pid, signal):
+        self.try_(self.kernel.kill, self.now, 1, pid, signal)
+
+    @rule(pid=pids)
+    def exit(self, pid):
+        self.try_(self.kernel.exit, self.now, pid, 0)
+        assert not any(c.process.pid == pid for c in self.kernel.contexts.values())
+
+    @rule(parent=pids)
+    def reap(self, parent):
+        self.try_(self.kernel.reap, self.now, parent)
+
+    @rule(pid=pids, nice=st.integers(-20, 19), cls=st.sampled_from(Class))
+    def renice(self, pid, nice, cls):
+        self.try_(self.kernel.renice, self.now, 1, pid, nice)
+        self.try_(self.kernel.reclass, self.now, 1, pid, cls)
+
+    # contexts
+
+    @rule(target=contexts, pid=pids)
+    def open(self, pid):
+        cid = self.try_(self.kernel.open, self.now, pid, "dummy")
+        if cid is None:
+            return multiple()
+        self.expected[cid] = []
+        return (pid, cid)
+
+    @rule(target=contexts, context=contexts)
+    def fork_context(self, context):
+        pid, cid = context
+        frames = len(self.kernel.schedulers["dummy"].memory.device.free)
+        twin = self.try_(self.kernel.fork_context, self.now, pid, cid)
+        if twin is None:
+            return multiple()
+        assert len(self.kernel.schedulers["dummy"].memory.device.free) == frames, "a fork copies no page"
+        self.expected[twin] = list(self.kernel.contexts[twin].tokens)
+        return (pid, twin)
+
+    @rule(context=contexts)
+    def close(self, context):
+        self.try_(self.kernel.close, self.now, *context)
+
+    @rule(context=contexts, keep=st.floats(0, 1))
+    def truncate(self, context, keep):
+        pid, cid = context
+        if cid in self.kernel.contexts:
+            length = int(keep * len(self.kernel.contexts[cid].tokens))
+            if self.kernel.contexts[cid].burst is None:
+                self.kernel.truncate(self.now, pid, cid, length)
+                del self.expected[cid][length:]
+
+    # bursts: few different tokens, so that prefixes are shared; POISON makes a step fail
+
+    @rule(context=contexts, start=st.integers(0, 1), length=st.integers(0, 30), poison=st.integers(0, 30))
+    def append(self, context, start, length, poison):
+        tokens = [start + i % 3 for i in range(length)]
+        if poison == 7 and tokens:
+            tokens[-1] = POISON
+        pid, cid = context
+        if self.try_(self.kernel.append, self.now, pid, cid, tokens) is not None:
+            self.expected[cid] += tokens
+
+    @rule(context=contexts, length=st.integers(0, 9), most=st.integers(0, 20), seed=st.integers(0, 1), stop=st.integers(0, 99))
+    def generate(self, context, length, most, seed, stop):
+        tokens = [i % 3 for i in range(length)]
+        pid, cid = context
+        sampling = Sampling(temperature=float(seed), seed=seed, repetition_penalty=1.0 + seed)
+        bid = self.try_(
+            self.kernel.generate, self.now, pid, cid, tokens=tokens, max_tokens=most, sampling=sampling, stop_ids=frozenset(range(stop % 8))
+        )
+        if bid is not None:
+            self.expected[cid] += tokens
+            self.growing[cid] = bid
+
+    @rule(context=contexts)
+    def finish(self, context):
+        pid, cid = context
+        burst = self.kernel.contexts[cid].burst if cid in self.kernel.contexts else None
+        if burst is not None:
+            self.kernel.finish(self.now, pid, burst.bid, "stop")
+
+    # the device
+
+    @precondition(lambda self: self.flying is None)
+    @rule()
+    def plan(self):
+        step = self.kernel.plan(self.now, "dummy")
+        if step is None:
+            idle = [b for b in self.kernel.bursts.values() if b.state in (State.READY, State.PAGING, State.RUNNING, State.WAITING)]
+            assert not idle, "nothing is planned although bursts want the device"
+            return
+        rows = step.rows
+        assert rows or step.copies
+        assert len(rows) <= 4
+        assert sum(len(row.tokens) for row in rows) <= 10
+        for row in rows:
+            process = self.kernel.bursts[row.burst].process
+            assert process.live, "a dead process is never planned"
+            assert process.phase.value == "alive", "a stopped process is never planned"
+        written = [(row.frames[p // 4], p % 4) for row in rows if row.store for p in range(row.position, row.position + len(row.tokens))]
+        assert len(set(written)) == len(written), "two rows write one slot"
+        self.flying = step
+
+    @precondition(lambda self: self.flying is not None)
+    @rule(wait=st.floats(0, 2))
+    def retire(self, wait):
+        step, self.flying = self.flying, None
+        outcome: Outcome | StepFailed
+        try:
+            outcome = self.device.execute(step)
+        except Fault as fault:
+            outcome = StepFailed(step.number, str(fault))
+        self.now += wait
+        self.kernel.retire(self.now, "dummy", outcome)
+        self.kernel.tick(self.now)
+
+    @rule(steps=st.integers(1, 12))
+    def run(self, steps):
+        for _ in range(steps):
+            if self.flying is None:
+                self.plan()
+            if self.flying is None:
+                break
+            self.kernel.check_integrity()
+            self.retire(0.01)
+            self.kernel.check_integrity()
+
+    # what must always hold
+
+    @invariant()
+    def integrity(self):
+        self.kernel.check_integrity()
+
+    @invariant()
+    def contents(self):
+        """A context holds what was appended and what was generated, in that order, and nothing else."""
+        for cid, bid in list(self.growing.items()):
+            burst = self.kernel.bursts.get(bid)
+            if cid not in self.kernel.contexts or burst is None:
+                del self.growing[cid]
+            elif burst.done:
+                self.expected[cid] += burst.output
+                del self.growing[cid]
+                self.kernel.release(self.now, burst.process.pid, bid)
+        for cid, context in self.kernel.contexts.items():
+            output = self.kernel.bursts[self.growing[cid]].output if cid in self.growing else []
+            if cid in self.expected:
+                assert context.tokens == self.expected[cid] + output
+
+    @invariant()
+    def accounts(self):
+        """The parts of the wall time add up to the whole."""
+        for process in self.kernel.table.all.values():
+            if process.live:
+                told = self.kernel.explain(self.now, process.pid)
+                assert abs(sum(told.seconds.values()) - told.wall) < 1e-6
+                assert all(seconds >= 0 for seconds in told.seconds.values())
+
+    def teardown(self):
+        """Everything dies; everything is free once what was in flight has retired."""
+        self.kernel.killpg
+        for process in list(self.kernel.table.all.values()):
+            if process.live and process.pid != 1:
+                self.kernel.kill(self.now, 1, process.pid, Signal.KILL)
+        if self.flying is not None:
+            self.retire(0.0)
+        self.kernel.check_integrity()
+        memory = self.kernel.schedulers["dummy"].memory
+        assert len(memory.device.free) + len(memory.cached) == 14
+        assert not self.kernel.contexts
+        assert not self.kernel.bursts
+
+
+class FcfsMachine(KernelMachine):
+    policy = "fcfs"
+
+
+SETTINGS = settings(max_examples=60, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck))
+TestFair = KernelMachine.TestCase
+TestFair.settings = SETTINGS
+TestFcfs = FcfsMachine.TestCase
+TestFcfs.settings = SETTINGS
