@@ -292,24 +292,25 @@ class Memory:
             if not ok and page.host != NONE:
                 self.host.give(page.host, flying=False)
                 page.host = NONE
-            if page in self.dirty:
-                self._unlist(page)
-                self._list(page)
+            self._relist(page)
         for page in self._paging_in:
             page.copying = False
-            if not ok and page.device != NONE:
-                self._lose(page)
+            if not ok and page.device != NONE:  # what was copied in is worth nothing; the host copy still is
+                self._unlist(page)
+                self.device.give(page.device, flying=False)
+                page.device = NONE
+                self._list(page)
+            self._relist(page)
         self._writing_back.clear()
         self._paging_in.clear()
         self.device.land()
         self.host.land()
 
-    def _lose(self, page: Page) -> None:
-        """What was copied into the page's device frame is worth nothing; its host copy still is."""
-        self._unlist(page)
-        self.device.give(page.device, flying=False)
-        page.device = NONE
-        self._list(page)
+    def _relist(self, page: Page) -> None:
+        """A copy of it is complete: an idle page may be clean now."""
+        if page in self.dirty:
+            self._unlist(page)
+            self._list(page)
 
     # checks ----------------------------------------------------------------------------------------------------------
 

@@ -30,6 +30,7 @@ class Weights:
     prefill: float = 1.0
     decode: float = 2.0
     page_step: float = 1 / 256  # one page wired during one step
+    credit: float = 64.0  # by how much one who was not ready may start ahead of the others
 
 
 NICE_STEP = 1.25

@@ -2,7 +2,8 @@
 
 `fair` is the default. Within a class, the process that has received the least weighted service runs first, where service
 is what the device did for it (tokens prefilled and decoded, pages kept wired) divided by its nice weight. A process that
-becomes ready after a pause is lifted to the service of those who are being served, so that nobody saves up idleness
+becomes ready after a pause is lifted to the service of those who are being served, less a small credit: short new work
+is served at once, and nobody saves up idleness
 (virtual token counters, Sheng et al. 2024, "Fairness in Serving Large Language Models"; min_vruntime of CFS).
 """
 
@@ -50,7 +51,7 @@ class Fair:
         return (burst.cls, burst.process.service)
 
     def wake(self, process: Process) -> None:
-        process.service = max(process.service, self.floor.get(process.cls, 0.0))
+        process.service = max(process.service, self.floor.get(process.cls, 0.0) - self.weights.credit)
 
     def served(self, bursts: Sequence[Burst]) -> None:
         least: dict[int, float] = {}

@@ -52,8 +52,10 @@ class Scheduler:
         self.suspects: list[Burst] = []
         """Bursts of a step that failed: each is tried again alone, so that one bad row harms nobody else."""
         self.flight: Flight | None = None
-        self.steps = self.prefilled = self.decoded = self.hits = self.preemptions = self.failures = 0
+        self.steps = self.prefilled = self.decoded = self.hits = self.preemptions = self.failures = self.ended = 0
         self._paging: list[Burst] = []
+        self._yielding: list[tuple[Burst, Burst]] = []
+        """(victim, winner): who gives way to whom before the next step is chosen."""
         self._reserved = 0
 
     # entering and leaving --------------------------------------------------------------------------------------------
@@ -79,6 +81,7 @@ class Scheduler:
     def end(self, burst: Burst, now: float, reason: str, fault: Fault | None = None, *, cancelled: bool = False) -> None:
         """The burst is over, in whatever state it was. A row of it in flight will be ignored."""
         self._release(burst, now)
+        self.ended += 1
         burst.reason, burst.fault = reason, fault
         burst.context.burst = None
         self._move(burst, State.CANCELLED if cancelled else State.DONE, now)
@@ -119,8 +122,32 @@ class Scheduler:
             return None
         rows: list[Row] = []
         flown: list[Burst] = []
+        while True:
+            changes = self._changes()
+            self._choose(now, rows, flown)
+            if rows or self.memory.copies or changes == self._changes():
+                break  # otherwise somebody gave way to nobody yet: choose again
+        if not rows and not self.memory.copies:
+            return None
+        self.steps += 1
+        self.policy.served(flown)
+        step = Step(self.steps, tuple(rows), self.memory.fly())
+        self.flight = Flight(step, tuple(flown), tuple(self._paging))
+        self._paging.clear()
+        return step
+
+    def _changes(self) -> tuple[int, int, int]:
+        """Differs after a preemption, an eviction or the end of a burst."""
+        return self.preemptions, self.memory.evicted, self.ended
+
+    def _choose(self, now: float, rows: list[Row], flown: list[Burst]) -> None:
+        """Fill a step: a suspect alone, or a batch; and begin to write back if memory runs low."""
         passed: list[Burst] = []
         self._reserved = 0
+        for victim, winner in self._yielding:
+            if victim.resident and victim.state is State.READY and not winner.done:
+                self._preempt(victim, winner, now)
+        self._yielding.clear()
         if (suspect := self._suspect(now)) is not None:
             self._fly(suspect, self.geometry.max_tokens, now, rows, flown, passed)
         else:
@@ -131,14 +158,6 @@ class Scheduler:
         memory = self.memory
         if memory.room() < self.params.low_water and (memory.dirty or memory.cached):
             memory.write_back(self.params.write_back)
-        if not rows and not memory.copies:
-            return None
-        self.steps += 1
-        self.policy.served(flown)
-        step = Step(self.steps, tuple(rows), memory.fly())
-        self.flight = Flight(step, tuple(flown), tuple(self._paging))
-        self._paging.clear()
-        return step
 
     def _plan_batch(self, now: float, rows: list[Row], flown: list[Burst], passed: list[Burst]) -> None:
         geometry = self.geometry
@@ -209,8 +228,7 @@ class Scheduler:
             if page.tables > 1:
                 twin = memory.duplicate(page)
                 if twin is None:
-                    self._make_room(burst, 1, now)
-                    return i * slots - start if i * slots > start else 0
+                    return self._short(burst, i * slots - start, now)
                 context.replace(i, twin)
             elif page.key is not None or page.host >= 0:
                 memory.write(page)
@@ -222,10 +240,16 @@ class Scheduler:
             for _ in range(more):
                 page_or_none = memory.allocate()
                 if page_or_none is None:
-                    self._make_room(burst, 1, now)
-                    return min(count, len(context.pages) * slots - start)
+                    return self._short(burst, len(context.pages) * slots - start, now)
                 context.add(page_or_none)
         return count
+
+    def _short(self, burst: Burst, writable: int, now: float) -> int:
+        """Frames ran out: run with what is writable, or make room for the next step (which may cost this burst its own)."""
+        if writable > 0:
+            return writable
+        self._make_room(burst, 1, now)
+        return 0
 
     # admission and memory pressure -----------------------------------------------------------------------------------
 
@@ -248,13 +272,13 @@ class Scheduler:
                 self._await(burst, key, now)
                 return False
         paging = context.missing()
-        need = paging + (context.computed < length)
+        need = paging + max(-(-length // slots) - len(context.pages), 0) + (context.computed < length and context.computed % slots > 0)
         if self.residents:  # leave those who run some pages to grow into
             need += min(self.params.low_water, self.geometry.device_frames // 8)
         context.wire_present()
         if memory.room() - self._reserved < need:
+            self._make_room(burst, need, now)  # while its own pages are wired: they are not room for itself
             context.unwire_present()
-            self._make_room(burst, need, now)
             return False
         context.wire_rest()
         burst.resident, burst.progress = True, 0
@@ -285,18 +309,19 @@ class Scheduler:
             self._reserved += need
             return
         coming = len(memory.returning()) + memory.write_back(short)
-        victims = sorted(
-            (v for v in self.residents if v.state is State.READY and v is not burst and self._yields(v, burst)),
-            key=self.policy.rank,
-        )
+        victims = sorted((v for v in self.residents if v is not burst and self._yields(v, burst)), key=self.policy.rank)
         while coming < short and victims:
-            coming += self._preempt(victims.pop(), burst, now)
+            victim = victims.pop()
+            if victim.state is State.READY:
+                coming += self._preempt(victim, burst, now)
+            elif victim.state is State.RUNNING:  # it is in this step already: it gives way before the next
+                self._yielding.append((victim, burst))
+                coming += len(victim.context.pages)
         if coming:
             self._reserved += need
             memory.write_back(short)
         elif burst.resident:
-            others = len(self.residents) > 1
-            if others:
+            if len(self.residents) > 1:
                 self._preempt(burst, burst, now)
                 memory.write_back(short)
             elif not self._paging and not memory.returning():
