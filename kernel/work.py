@@ -167,7 +167,7 @@ class Work:
         pages = -(-(length + max_tokens) // geometry.page_slots) + 1  # one to spare for a copy-on-write
         if pages > geometry.device_frames:
             raise OutOfPages(
-                f"{length + max_tokens} tokens need {pages} pages and the device has {geometry.device_frames}; give it more memory or ask for less"
+                f"{length + max_tokens} tokens need {pages} pages and {geometry.name} has {geometry.device_frames}; ask for less"
             )
         if (over := process.over_tokens(len(tokens) + (sampling is not None))) is not None:
             raise over

@@ -20,6 +20,7 @@ from llmos.kernel.process import Class, Limits
 from llmos.kernel.signal import Signal
 
 POISON = 99
+SIGNALS = [Signal.STOP, Signal.CONT, Signal.INT, Signal.KILL, Signal.TERM]
 PARAMS = Params(low_water=2, write_back=4, min_progress=2, preempt_gap=8.0, max_processes=24, max_contexts=6, lookahead=4)
 
 
@@ -46,7 +47,8 @@ class KernelMachine(RuleBasedStateMachine):
         try:
             return call(*args, **kwargs)
         except Fault as fault:
-            assert fault.args[0], "a fault says what to do"
+            if not fault.args[0]:
+                raise AssertionError("a fault says what to do") from fault
             return None
         except Panic as panic:  # a BaseException, which Hypothesis would not shrink
             raise AssertionError(str(panic)) from panic
@@ -85,9 +87,7 @@ class KernelMachine(RuleBasedStateMachine):
             assert self.kernel.contexts[new].tokens == self.kernel.contexts[old].tokens
         return twin
 
-    @rule(
-        context=contexts, signal=st.sampled_from([Signal.STOP, Signal.CONT, Signal.INT, Signal.KILL, Signal.TERM]), dice=st.integers(0, 5)
-    )
+    @rule(context=contexts, signal=st.sampled_from(SIGNALS), dice=st.integers(0, 5))
     def kill(self, context, signal, dice):
         pid, _ = context
         if signal in (Signal.KILL, Signal.TERM) and dice:
