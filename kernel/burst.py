@@ -13,7 +13,7 @@ Every transition passes through `Burst.move`, which knows the legal table and ke
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from .account import Activity
@@ -25,32 +25,27 @@ if TYPE_CHECKING:
     from .context import Context
 
 
-class State(Enum):
-    WAITING = "waiting"
-    READY = "ready"
-    PAGING = "paging"
-    RUNNING = "running"
-    HELD = "held"
-    DONE = "done"
-    CANCELLED = "cancelled"
+class State(IntEnum):
+    WAITING = 0
+    READY = 1
+    PAGING = 2
+    RUNNING = 3
+    HELD = 4
+    DONE = 5
+    CANCELLED = 6
 
 
 _ENDS = {State.DONE, State.CANCELLED}
-_LEGAL = {
-    State.WAITING: {State.READY, State.HELD} | _ENDS,
-    State.READY: {State.RUNNING, State.PAGING, State.WAITING, State.HELD} | _ENDS,
-    State.PAGING: {State.READY, State.HELD} | _ENDS,
-    State.RUNNING: {State.READY, State.HELD} | _ENDS,
-    State.HELD: {State.READY} | _ENDS,
-    State.DONE: set[State](),
-    State.CANCELLED: set[State](),
-}
-_ACTIVITY = {
-    State.WAITING: Activity.QUEUED,
-    State.READY: Activity.QUEUED,
-    State.PAGING: Activity.PAGING,
-    State.HELD: Activity.BLOCKED,
-}
+_LEGAL: tuple[set[State], ...] = (  # by state
+    {State.READY, State.HELD} | _ENDS,
+    {State.RUNNING, State.PAGING, State.WAITING, State.HELD} | _ENDS,
+    {State.READY, State.HELD} | _ENDS,
+    {State.READY, State.HELD} | _ENDS,
+    {State.READY} | _ENDS,
+    set(),
+    set(),
+)
+_ACTIVITY = (Activity.QUEUED, Activity.QUEUED, Activity.PAGING, Activity.DECODE, Activity.BLOCKED)
 
 
 @dataclass(slots=True, eq=False)
@@ -90,12 +85,12 @@ class Burst:
 
     @property
     def done(self) -> bool:
-        return self.state in _ENDS
+        return self.state >= State.DONE
 
     @property
     def activity(self) -> Activity:
-        if self.state is State.RUNNING:
-            return Activity.PREFILL if self.prefilling else Activity.DECODE
+        if self.prefilling and self.state is State.RUNNING:
+            return Activity.PREFILL
         return _ACTIVITY[self.state]
 
     def begin(self, now: float) -> None:
@@ -107,13 +102,13 @@ class Burst:
     def move(self, state: State, now: float, cause: str = "", most_causes: int = 64) -> None:
         """The one place where a burst changes state. `cause` says why it is delayed in the new state."""
         if state not in _LEGAL[self.state]:
-            raise Panic(f"burst {self.bid}: {self.state.value} -> {state.value} is not a legal transition")
+            raise Panic(f"burst {self.bid}: {self.state.name} -> {state.name} is not a legal transition")
         account = self.process.account
         was = self.activity
         if self.cause:
             account.blame(self.cause, now - self.since, most_causes)
         self.state, self.since, self.cause = state, now, cause
-        if state in _ENDS:
+        if state >= State.DONE:
             self.ended = now
             self.process.ready -= 1
         else:

@@ -35,7 +35,7 @@ def check_scheduler(scheduler: Scheduler, contexts: list[Context]) -> None:
             raise Panic(f"a fill is owned by burst {fill.owner.bid}, which is over or does not know of it")
         for waiter in fill.waiters:
             if waiter.state is not State.WAITING or waiter.awaits != key:
-                raise Panic(f"burst {waiter.bid} is listed as waiting for a fill but is {waiter.state.value}")
+                raise Panic(f"burst {waiter.bid} is listed as waiting for a fill but is {waiter.state.name}")
 
 
 def check_processes(processes: dict[int, Process], contexts: dict[int, Context]) -> None:
