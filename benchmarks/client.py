@@ -16,9 +16,11 @@ import statistics
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 T = TypeVar("T")
+Kind = Literal["interactive", "normal", "background"]
+"""What an agent is to its user; adapters tell it to engines that have priorities."""
 Figures = dict[str, float | None]
 """What one run of a workload reports; None where the engine cannot say (an answer that was not streamed has no first token)."""
 
@@ -40,8 +42,8 @@ class Engine(Protocol):
 
     streams_turns: bool
 
-    async def agent(self, body: Callable[[Session], Awaitable[T]], *, background: bool = False) -> T:
-        """Runs `body` as one agent with an empty conversation; `background` may be told to the engine's scheduler."""
+    async def agent(self, body: Callable[[Session], Awaitable[T]], *, kind: Kind = "normal") -> T:
+        """Runs `body` as one agent with an empty conversation."""
         ...
 
     def samples(self, prompt: Sequence[int], copies: int, length: int) -> AsyncIterator[list[int]]:
@@ -94,13 +96,13 @@ async def ask(session: Session, tokens: Sequence[int], length: int, since: float
     return Answer(first - since, end - since, got)
 
 
-async def request(engine: Engine, tokens: Sequence[int], length: int, since: float, *, background: bool = False) -> Answer:
+async def request(engine: Engine, tokens: Sequence[int], length: int, since: float, *, kind: Kind = "normal") -> Answer:
     """An agent of one turn."""
 
     async def body(session: Session) -> Answer:
         return await ask(session, tokens, length, since)
 
-    return await engine.agent(body, background=background)
+    return await engine.agent(body, kind=kind)
 
 
 async def at_once(engine: Engine, prompts: Sequence[list[int]], length: int) -> tuple[float, list[Answer]]:
@@ -113,7 +115,7 @@ async def at_once(engine: Engine, prompts: Sequence[list[int]], length: int) -> 
 async def visit(engine: Engine, tokens: Sequence[int], length: int, arrival: float) -> Answer:
     """An interactive request that comes at `arrival`, on time.perf_counter()'s scale."""
     await asyncio.sleep(max(0.0, arrival - time.perf_counter()))
-    return await request(engine, tokens, length, arrival)
+    return await request(engine, tokens, length, arrival, kind="interactive")
 
 
 async def warm_up(engine: Engine, rng: random.Random) -> None:

@@ -187,7 +187,7 @@ class Mixed:
         start = time.perf_counter()
 
         async def work(tokens: list[int]) -> float:
-            await request(engine, tokens, self.background_output, start, background=True)
+            await request(engine, tokens, self.background_output, start, kind="background")
             return time.perf_counter() - start
 
         arrivals = [start + self.after + number * self.every for number in range(self.interactive)]
@@ -249,7 +249,7 @@ class Steady:
                         elif busy <= now < end:
                             made["busy"] += len(piece)
 
-                await engine.agent(body, background=True)
+                await engine.agent(body, kind="background")
 
         _, answers = await asyncio.gather(
             asyncio.gather(*(work(own) for own in streams)),

@@ -38,7 +38,7 @@ Dtype = Literal["f32", "f16", "bf16"]
 DERIVED_VERSION = "1"
 """Changes when the same GGUF file would be derived into other bytes."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-MAX_JSON = 64 << 20
+MAX_TEXT_FILE = 64 << 20
 
 _DTYPES: dict[str, Dtype] = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 _NUMPY: dict[Dtype, np.dtype[Any]] = {"f32": np.dtype("<f4"), "f16": np.dtype("<f2"), "bf16": np.dtype("<u2")}
@@ -92,7 +92,7 @@ def open_checkpoint(path: Path, cache: Path | None = None, progress: Progress | 
     `cache` is a folder for derived files, made when missing. Without one, GGUF weights are dequantized at each use
     and digests computed at each start. Raises NotFound, BadFormat, NotSupported, NoSpace, NotPermitted.
     """
-    with _file_errors(path):
+    with file_errors(path):
         if path.is_dir():
             return _open_directory(path, cache)
         if path.suffix.lower() in PICKLES:
@@ -106,7 +106,7 @@ def open_checkpoint(path: Path, cache: Path | None = None, progress: Progress | 
 
 
 @contextmanager
-def _file_errors(path: Path) -> Iterator[None]:
+def file_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
@@ -130,7 +130,7 @@ def _digest_of(config: ModelConfig, weights: Mapping[str, Weight]) -> bytes:
     return bytes(hasher.digest())
 
 
-def _stamp(*files: Path) -> str:
+def stamp_of(*files: Path) -> str:
     """Changes when a file does, without reading it."""
     facts = [(file.name, (status := file.stat()).st_size, status.st_mtime_ns) for file in files]
     return hashlib.sha256(json.dumps([DERIVED_VERSION, facts]).encode()).hexdigest()
@@ -139,12 +139,20 @@ def _stamp(*files: Path) -> str:
 # --- directories of safetensors
 
 
+def read_text(path: Path) -> str:
+    """A text from a model's files. Raises BadFormat, FileNotFoundError."""
+    if path.stat().st_size > MAX_TEXT_FILE:
+        raise BadFormat(f"{path.name} is larger than {MAX_TEXT_FILE} bytes: it is not a model's {path.name}")
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError:
+        raise BadFormat(f"{path.name} is not UTF-8; fetch it again") from None
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a model's files. Raises BadFormat, FileNotFoundError."""
-    if path.stat().st_size > MAX_JSON:
-        raise BadFormat(f"{path.name} is larger than {MAX_JSON} bytes: it is not a model's {path.name}")
     try:
-        parsed = json.loads(path.read_text("utf-8"))
+        parsed = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise BadFormat(f"{path.name} is no JSON ({str(error)[:80]}); fetch it again") from None
     if not isinstance(parsed, dict):
@@ -225,7 +233,7 @@ def _remembered_digest(config: ModelConfig, weights: Mapping[str, Weight], files
     """The digest from the cache if the files are unchanged, else computed and remembered."""
     if cache is None:
         return _digest_of(config, weights)
-    note, stamp = cache / "digest.json", _stamp(*files)
+    note, stamp = cache / "digest.json", stamp_of(*files)
     try:
         known = json.loads(note.read_text())
         if known["stamp"] == stamp and known["config"] == repr(config):
@@ -233,7 +241,7 @@ def _remembered_digest(config: ModelConfig, weights: Mapping[str, Weight], files
     except (OSError, ValueError, KeyError, TypeError):
         pass  # missing or torn: compute it again
     digest = _digest_of(config, weights)
-    with _file_errors(cache):
+    with file_errors(cache):
         cache.mkdir(parents=True, exist_ok=True)
         partial = cache / ".digest.json.part"
         partial.write_text(json.dumps({"stamp": stamp, "config": repr(config), "digest": digest.hex()}))
@@ -311,7 +319,7 @@ def _open_derived(path: Path, cache: Path) -> Checkpoint | None:
     derived = cache / "weights.safetensors"
     try:
         header = read_header(derived)
-        if header.metadata["stamp"] != _stamp(path):
+        if header.metadata["stamp"] != stamp_of(path):
             return None
         fields = json.loads(header.metadata["config"])
         config = ModelConfig(**{**fields, "rope": Rope(**fields["rope"]), "windows": tuple(fields["windows"])})
@@ -339,7 +347,7 @@ def _derive(path: Path, cache: Path, progress: Progress | None) -> Checkpoint:
         shapes = weight_shapes(config)
         hasher = _digest(config, {name: ("bf16", shape) for name, shape in shapes.items()})
         names = list(shapes)
-        stamp = _stamp(path)
+        stamp = stamp_of(path)
 
         def fill(name: str) -> Iterator[NDArray[np.uint16]]:
             for piece in _pieces(file, config, name):

@@ -15,7 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
+
 from llmos.kernel.device import Copy, Tier
 from llmos.kernel.errno import DeviceFailed
 
@@ -35,6 +37,9 @@ class Frames:
         self.device = torch.zeros(layers, 2, heads, frames, page_slots, width, dtype=dtype)
         self.host = torch.zeros(host_frames, layers, 2, heads, page_slots, width, dtype=dtype)
         self.page_bytes = layers * 2 * heads * page_slots * width * dtype.itemsize
+        self.clock = 0
+        self.written = np.zeros(frames, dtype=np.int64)
+        """Per device frame, the clock when it was last written."""
         # one layer as rows: of pages for gathering, of slots for writing
         self._pages = [layer.view(2 * heads * frames, page_slots * width) for layer in self.device]
         self._slots = [layer.view(2, heads, frames * page_slots, width) for layer in self.device]
@@ -50,7 +55,14 @@ class Frames:
             for tier, frame in ((copy.source_tier, copy.source), (copy.target_tier, copy.target)):
                 if not 0 <= frame < self.count[tier]:
                     raise DeviceFailed(f"copy names {tier.value} frame {frame}, but the tier has {self.count[tier]} frames")
+            if copy.target_tier is Tier.DEVICE:
+                self.touch([copy.target])
             self.page(copy.target_tier, copy.target).copy_(self.page(copy.source_tier, copy.source))
+
+    def touch(self, frames: Sequence[int]) -> None:
+        """Note that device frames are about to be written: whatever was read from them before is old."""
+        self.clock += 1
+        self.written[frames] = self.clock
 
     def gather_index(self, frames: torch.Tensor) -> torch.Tensor:
         """The index that makes `gather` return the pages of `frames` (any shape), for every layer."""
@@ -62,7 +74,7 @@ class Frames:
         return pages.view(2, self.device.shape[2], -1, self.device.shape[5])
 
     def write(self, layer: int, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Store keys and values [tokens, kv heads, head width] at `slots` (frame * page slots + offset)."""
+        """Store keys and values [tokens, kv heads, head width] at `slots` (frame * page slots + offset); `touch` comes first."""
         both = self._slots[layer]
         both[0].index_copy_(1, slots, keys.transpose(0, 1))
         both[1].index_copy_(1, slots, values.transpose(0, 1))
@@ -72,6 +84,7 @@ class Frames:
         for frame in frames:
             page = self.page(Tier.DEVICE, frame)
             if not bool(torch.isfinite(page).all()):
+                self.touch([frame])
                 page.zero_()
 
     def free(self) -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 
 import torch
+
 from llmos.kernel.errno import NotSupported
 
 from .config import Rope

@@ -40,14 +40,11 @@ MAX_TEXT = 1 << 24
 MAX_SECONDS = 5.0
 MAX_INTEGER_BITS = 1024
 
-_FILTERS = frozenset(
-    "abs attr capitalize count d default dictsort e escape first float forceescape indent int items join last length list lower map max min "
-    "reject rejectattr replace reverse round safe select selectattr sort string title tojson trim unique upper wordcount".split()
-)
-_METHODS = frozenset(
-    "capitalize count endswith find index isalnum isalpha isascii isdigit islower isnumeric isspace isupper join lower lstrip partition "
-    "removeprefix removesuffix replace rfind rindex rpartition rsplit rstrip split splitlines startswith strip swapcase title upper".split()
-)
+_FILTERS = """abs attr capitalize count d default dictsort e escape first float forceescape indent int items join last length list lower
+    map max min reject rejectattr replace reverse round safe select selectattr sort string title tojson trim unique upper wordcount"""
+_METHODS = """capitalize count endswith find index isalnum isalpha isascii isdigit islower isnumeric isspace isupper join lower lstrip
+    partition removeprefix removesuffix replace rfind rindex rpartition rsplit rstrip split splitlines startswith strip swapcase
+    title upper"""
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
@@ -59,11 +56,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols], finalize=self.text)
         self._clock = clock
         self._lock = threading.Lock()
+        self._methods = frozenset(_METHODS.split())
         self._turns = 0
         self._deadline = math.inf
         self._most = MAX_TEXT
         started = now()  # one moment for all renderings, so that a conversation keeps its beginning
-        self.filters = {name: function for name, function in self.filters.items() if name in _FILTERS}
+        self.filters = {name: function for name, function in self.filters.items() if name in _FILTERS.split()}
         self.filters |= {"tojson": self._tojson, "join": self._join, "replace": self._replace, "string": self.text, "indent": self._indent}
         self.globals = {key: self.globals[key] for key in ("range", "cycler", "joiner")}
         self.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime(started), "dict": _dict, "namespace": _Namespace}
@@ -126,7 +124,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def joined(self, *parts: Any) -> str:
         return self.concat(self.text(part) for part in parts)
 
-    def concat(self, parts: Iterable[str]) -> str:  # type: ignore[override]  # jinja2 has a plain function here
+    def concat(self, parts: Iterable[str]) -> str:
         """Join pieces of output; jinja2 calls it for a whole rendering and for every block that is captured."""
         pieces, length = [], 0
         for part in parts:
@@ -173,18 +171,18 @@ class Sandbox(ImmutableSandboxedEnvironment):
         """None: str.format is an attribute like any other, and not on the list."""
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        if isinstance(obj, str) and attr not in _METHODS:
+        if isinstance(obj, str) and attr not in self._methods:
             return False
         return super().is_safe_attribute(obj, attr, value)
 
-    def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         text = getattr(obj, "__self__", None)
         if isinstance(text, str):
             name = getattr(obj, "__name__", "")
             if name == "replace":
                 return self._replace(text, *args, **kwargs)
             if name == "join":
-                return self._join(*args, d=text)
+                return self._join(args[0], text)
         return super().call(context, obj, *args, **kwargs)
 
     def _replace(self, s: str, old: str, new: str, count: int = -1) -> str:
@@ -264,7 +262,7 @@ class _Namespace(Namespace):
 class _Generation(Extension):
     """{% generation %} marks the assistant's words for training; here it is only read over."""
 
-    tags = frozenset(["generation"])
+    tags = {"generation"}  # noqa: RUF012  # the type jinja2 declares
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
         next(parser.stream)

@@ -14,12 +14,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
+
 from llmos import Fault
 
-from .builtins.call import Builtin, Call, Leave, Refused, Usage
+from .builtins.call import Call, Leave, Refused, Usage
 from .expansion import TooManyMatches, expand, expand_text
 from .jobs import CLOSED, INTERRUPTED, Job
 from .parser import AndOr, Command, Pipeline, Redirection, Script
@@ -46,11 +48,11 @@ class Streams:
 
 
 class Interpreter:
-    """Runs scripts in a shell. `builtins` is the table of commands."""
+    """Runs scripts in a shell."""
 
-    def __init__(self, shell: Shell, builtins: dict[str, Builtin]) -> None:
+    def __init__(self, shell: Shell) -> None:
         self.shell = shell
-        self.builtins = builtins
+        self.builtins = shell.builtins
 
     async def run(self, script: Script) -> int:
         """Every list in order; the status of the last. Ctrl-C ends the list that runs and those after it."""
@@ -61,7 +63,7 @@ class Interpreter:
                 shell.status = 0
                 continue
             job = Job(item.text, foreground=True)
-            shell.status = await self.foreground(job, lambda job, item=item: self.and_or(job, item, shell.standard_input()))
+            shell.status = await self.foreground(job, partial(self.and_or, item=item, stdin=shell.standard_input()))
             if job.interrupts:
                 break
         return shell.status
@@ -87,6 +89,8 @@ class Interpreter:
         if set(names) & STARTERS:
             with anyio.move_on_after(PATIENCE if self.shell.interactive else None):
                 await job.begun.wait()
+        if job.pids:
+            self.shell.last_pid = job.pids[0]
 
     async def and_or(self, job: Job, item: AndOr, stdin: Source) -> int:
         out = TerminalSink(self.shell.terminal, job)

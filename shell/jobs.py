@@ -12,6 +12,8 @@ from typing import Protocol
 
 import anyio
 
+from llmos import Fault
+
 CLOSED = 141
 """Status of a command whose reader has ended: 128 + PIPE."""
 INTERRUPTED = 130
@@ -84,7 +86,10 @@ class Job:
         for signal in signals:
             for child in children:
                 if child in self.children:
-                    await child.kill(signal)
+                    try:
+                        await child.kill(signal)
+                    except Fault:
+                        pass  # it has ended meanwhile
 
 
 class Jobs:

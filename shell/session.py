@@ -7,27 +7,34 @@ prompt. At most one job is in front. Reads no lines (lines.py, prompt.py) and ru
 from __future__ import annotations
 
 import difflib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio.abc import TaskGroup
+
 from llmos import Fault
 
 from .attend import Start, attend
+from .builtins import table
 from .builtins.call import Leave
+from .connection import Connection
 from .jobs import CLOSED, INTERRUPTED, Job, Jobs
-from .machine import Machine
 from .streams import Closed, Empty, Sink, Source
-from .terminal import Terminal, TerminalSink
+from .terminal import ErrorSink, Terminal, TerminalSink
 
 if TYPE_CHECKING:
-    from llmos import System
     from rich.console import RenderableType
+
+    from llmos import AgentFile, Child, Explanation, System
 
 MOST_STATUSES = 10_000
 """Ended processes whose status is remembered for `wait`."""
+
+MOST_EXPLANATIONS = 100
 
 MOST_DONE = 1_000
 """Finished jobs that a script keeps for `wait` and `jobs`."""
@@ -36,9 +43,13 @@ MOST_DONE = 1_000
 class Shell:
     """One shell, interactive or running a script."""
 
-    def __init__(self, terminal: Terminal, machine: Machine, *, variables: dict[str, str], interactive: bool = False) -> None:
+    def __init__(
+        self, terminal: Terminal, connection: Connection, home: Path, *, variables: dict[str, str], interactive: bool = False
+    ) -> None:
         self.terminal = terminal
-        self.machine = machine
+        self.connection = connection
+        self.home = home
+        """Where models, agents and history of this user are."""
         self.interactive = interactive
         self.variables = variables
         self.arguments: list[str] = []
@@ -47,14 +58,18 @@ class Shell:
         self.status = 0
         self.statuses: dict[int, int] = {}
         """Exit status of every process that ended, for `wait` and `$?`."""
+        self.explanations: dict[int, Explanation] = {}
+        """Where the time went of those that ended last, for `explain`."""
         self.jobs = Jobs()
         self.last_pid: int | None = None
         self.warn_of_jobs = interactive
         """The next `exit` with running jobs warns first."""
         self.standard_input: Callable[[], Source] = Empty
         """Makes what a command in the foreground reads when nothing else is given: the keyboard, or the shell's own input."""
+        self.typed = False
+        """What it makes is a keyboard."""
         self.history: Callable[[], list[str]] = list
-        self.names: tuple[str, ...] = ()
+        self.builtins = table()
         """The commands there are."""
         self._front: Job | None = None
         self._notes: list[str] = []
@@ -64,19 +79,24 @@ class Shell:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """The life of the shell: its machine and its background jobs. Whatever still runs at the end is killed."""
-        async with anyio.create_task_group() as tasks:
-            self._tasks = tasks
-            tasks.start_soon(self.machine.run)
+        """The life of the shell: its connection and its background jobs. Whatever still runs at the end is killed."""
+        async with anyio.create_task_group() as serving:
+            serving.start_soon(self.connection.run)
             try:
-                yield
+                async with anyio.create_task_group() as self._tasks:
+                    yield
+                    self._tasks.cancel_scope.cancel()
             finally:
-                for job in self.jobs.running:
-                    job.scope.cancel()
-                with anyio.CancelScope(shield=True):
-                    for job in self.jobs.running:
-                        await job.done.wait()
-                self.machine.stop()
+                self.connection.stop()
+
+    def watch(self, body: Callable[[Child], Coroutine[Any, Any, None]], child: Child) -> None:
+        """Run `body` beside everything else, for as long as the shell lives."""
+        self._running_tasks().start_soon(body, child)
+
+    def _running_tasks(self) -> TaskGroup:
+        if self._tasks is None:
+            raise RuntimeError("jobs need `async with shell.running()` around them")
+        return self._tasks
 
     @contextmanager
     def attending(self, job: Job) -> Iterator[None]:
@@ -91,11 +111,10 @@ class Shell:
 
     def start(self, job: Job, body: Callable[[], Awaitable[int]]) -> None:
         """Run `body` as a job in the background."""
-        if self._tasks is None:
-            raise RuntimeError("start a job inside `async with shell.running()`")
         self.jobs.add(job)
-        self._tasks.start_soon(self._background, job, body)
-        self._tasks.start_soon(self._announce, job)
+        tasks = self._running_tasks()
+        tasks.start_soon(self._background, job, body)
+        tasks.start_soon(self._announce, job)
 
     async def _background(self, job: Job, body: Callable[[], Awaitable[int]]) -> None:
         status = INTERRUPTED
@@ -126,25 +145,40 @@ class Shell:
                 await self.note(f"[{job.number}] {job.pids[0]}")
 
     async def adopt(self, start: Start, text: str) -> Job:
-        """A job in the background for a process that the system has made: `fork`. Returns when it has started."""
+        """A job in the background for a process that the system makes: `fork`. Returns when it has started."""
+        child = await start()
         job = Job(text, foreground=False)
-        failed: list[Fault] = []
+
+        async def started() -> Child:
+            return child
 
         async def body() -> int:
             out = TerminalSink(self.terminal, job)
             try:
-                return (await attend(job, start, None, out, self.statuses))[0]
-            except Fault as fault:
-                failed.append(fault)
-                return 1
+                return await attend(job, started, None, out, ErrorSink(self.terminal), self)
             finally:
                 await out.finish()
 
         self.start(job, body)
         await job.begun.wait()
-        if failed:
-            raise failed[0]
         return job
+
+    async def ending(self, pid: int) -> None:
+        """Keep where the time of a process went: afterwards the system knows it no more."""
+        if (system := self.connection.ready) is None:
+            return
+        try:
+            self.explanations[pid] = await system.explain(pid)
+        except Fault:  # it is gone already, or the system is
+            return
+        if len(self.explanations) > MOST_EXPLANATIONS:
+            del self.explanations[next(iter(self.explanations))]
+
+    def ended(self, pid: int, status: int) -> None:
+        """Remember how a process ended; the oldest is forgotten."""
+        self.statuses[pid] = status
+        if len(self.statuses) > MOST_STATUSES:
+            del self.statuses[next(iter(self.statuses))]
 
     async def interrupt(self) -> bool:
         """Ctrl-C. True if there was a job in front to take it."""
@@ -170,10 +204,16 @@ class Shell:
 
     async def system(self) -> System:
         """The running system, waited for under a progress line."""
-        if (ready := self.machine.ready) is not None:
+        if (ready := self.connection.ready) is not None:
             return ready
-        async with self.terminal.progress(self.machine.label):
-            return await self.machine.system()
+        async with self.terminal.progress(self.connection.label):
+            return await self.connection.system()
+
+    async def model_loaded(self, job: Job) -> None:
+        """Before a process that a person waits for: say what takes so long, while it does. Others wait in the system."""
+        if job.foreground and self.connection.loading and self.terminal.err_is_tty:
+            async with self.terminal.progress(self.connection.label):
+                await self.connection.loaded()
 
     def lookup(self, name: str) -> str:
         """The value of a variable, also of `$?`, `$!` and a script's arguments; "" if it has none."""
@@ -184,16 +224,33 @@ class Shell:
         if name in special:
             return special[name]
         if name == "$":
-            return str(self.machine.ready.pid) if self.machine.ready is not None else ""
+            return str(self.connection.ready.pid) if self.connection.ready is not None else ""
         return self.variables.get(name, "")
+
+    @property
+    def _folders(self) -> list[Path]:
+        """Where agents are looked for, in the order of the system."""
+        return [Path("agents"), self.home / "agents", Path(str(files("llmos") / "agents"))]
+
+    def agents(self) -> list[str]:
+        """The agents that spawn finds by name."""
+        from llmos.sdk import agentfile  # pydantic and the ABI cost 0.3 s: the prompt does not wait for them
+
+        return agentfile.names(self._folders)
+
+    def agent(self, name: str) -> AgentFile:
+        """One of them. Raises NotFound, BadFormat."""
+        from llmos.sdk import agentfile
+
+        return agentfile.find(name, self._folders)
 
     def unknown(self, name: str) -> str:
         """What to say of a command that does not exist."""
-        near = difflib.get_close_matches(name, self.names, n=1)
+        if name in self.agents():
+            return f"unknown command '{name}', but there is an agent of that name: spawn {name}"
+        near = difflib.get_close_matches(name, self.builtins, n=1)
         if near:
             return f"unknown command '{name}': did you mean {near[0]}?"
-        if name in agent_names():
-            return f"unknown command '{name}', but there is an agent of that name: spawn {name}"
         return f"unknown command '{name}': see help; to put a question to the model: ask TEXT"
 
     async def draw(self, sink: Sink, drawing: RenderableType) -> None:

@@ -88,7 +88,7 @@ class FileSource:
             except UnicodeDecodeError as error:
                 self._ended = True
                 at = self._offset - held + error.start
-                raise NotText(f"{self.name}: not UTF-8 text: byte 0x{error.object[error.start]:02x} at offset {at}") from None
+                raise NotText(f"{self.name}: not UTF-8 text: byte 0x{error.object[error.start]:02x} at offset {at} [EILSEQ]") from None
             self._offset += len(data)
             self._ended = not data
             if text:

@@ -20,7 +20,14 @@ from .streams import FileSink
 Above = Callable[[Callable[[], None]], Awaitable[None]]
 """Hides the prompt, calls the function, which prints, and draws the prompt again."""
 
-VISIBLE = {code: f"^{chr(code ^ 0x40)}" for code in (*range(0x20), 0x7F) if chr(code) not in "\n\t"} | dict.fromkeys(range(0x80, 0xA0), "?")
+END_OF_REPLY = "\x1e"
+"""Ends a reply of the chat agent (RECORD SEPARATOR): nothing a model writes. Its forks write it too."""
+
+VISIBLE = (
+    {code: f"^{chr(code ^ 0x40)}" for code in (*range(0x20), 0x7F) if chr(code) not in "\n\t"}
+    | dict.fromkeys(range(0x80, 0xA0), "?")
+    | {ord(END_OF_REPLY): "\n"}
+)
 """Control characters, those of Latin-1 too (0x9b begins a terminal sequence), and what is shown instead."""
 
 PROGRESS_DELAY = 0.15
@@ -65,6 +72,15 @@ class Terminal:
         """The cursor goes to the start of a line, if the output can be seen on the same screen."""
         if not self.at_line_start and self.is_tty and self.above is None:
             await self._put(self._out, "\n", False)
+
+    async def prompt(self, text: str) -> None:
+        """Ask for a line where nothing can edit it: on standard error, so that the output stays what commands wrote."""
+        await self.fresh_line()
+        await self._err.write(text)
+
+    async def end_line(self) -> None:
+        """After ^C was typed: the next thing starts on a line of its own."""
+        await self._err.write("\n")
 
     async def _put(self, sink: FileSink, text: str, clean: bool) -> None:
         if not text:

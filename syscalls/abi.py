@@ -41,32 +41,29 @@ from llmos.kernel.errno import (
     TryAgain,
 )
 from llmos.kernel.process import Limits
+from llmos.kernel.view import DeviceStatistics, ExitRecord, Explanation, Statistics
+from llmos.kernel.view import ProcessView as ProcessInfo
 
 from . import param
+from .refusal import refusal
 from .results import (
     ContextInfo,
     Data,
-    DeviceStatistics,
     Done,
-    ExitRecord,
-    Explanation,
     Forked,
     GenerationUsage,
     ModelInfo,
     ModelList,
     Piece,
     PipeHandle,
-    ProcessInfo,
     ProcessList,
     Reply,
     Spawned,
-    Statistics,
     SystemStatistics,
     TextResult,
     TokenList,
     Written,
 )
-
 
 __all__ = [
     "FAULTS",
@@ -116,6 +113,8 @@ __all__ = [
     "TooLong",
     "TryAgain",
     "Written",
+    "param",
+    "refusal",
 ]
 
 # --- how a call crosses -------------------------------------------------------------------------------------------
@@ -160,6 +159,7 @@ Handle: TypeAlias = Annotated[int, Field(ge=0, le=param.MAX_ID)]
 TokenId: TypeAlias = Annotated[int, Field(ge=0, le=param.MAX_TOKEN_ID)]
 Text: TypeAlias = Annotated[str, Field(max_length=param.MAX_TEXT)]
 Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=param.MAX_NAME, pattern=r"^[^\x00-\x1f\x7f]+$")]
+StopString: TypeAlias = Annotated[str, Field(min_length=1, max_length=param.MAX_STOP)]
 Model: TypeAlias = Annotated[str, Field(min_length=1, max_length=param.MAX_MODEL, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Capability: TypeAlias = Annotated[str, Field(min_length=1, max_length=param.MAX_CAPABILITY, pattern=r"^[^\x00-\x20\x7f]+$")]
 Nice: TypeAlias = Annotated[int, Field(ge=-20, le=19)]
@@ -197,8 +197,9 @@ class Nothing(Arguments):
 class Spawn(Arguments):
     name: Name
     user: Name | None = None
+    """This and what follows: None inherits the caller's."""
     cls: ClassName | None = None
-    nice: Nice = 0
+    nice: Nice | None = None
     limits: LimitsArguments = LimitsArguments()
     capabilities: Annotated[list[Capability], Field(max_length=param.MAX_CAPABILITIES, fail_fast=True)] | None = None
     stdin: Handle | None = None
@@ -284,7 +285,9 @@ class Append(Content):
     pass
 
 
-class Generate(Content):
+class Sampled(Arguments):
+    """How a reply is sampled, and where it ends."""
+
     max_tokens: Annotated[int, Field(ge=1, le=param.MAX_TOKENS)] | None = None
     """None: what is left of the model's window."""
     temperature: Annotated[float, Field(ge=0, le=10)] = 0.0
@@ -294,7 +297,10 @@ class Generate(Content):
     repetition_penalty: Annotated[float, Field(ge=0.1, le=10)] = 1.0
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     """None: drawn from the process's own sequence of seeds."""
-    stop: Annotated[list[Annotated[str, Field(min_length=1, max_length=param.MAX_STOP)]], Field(max_length=param.MAX_STOPS, fail_fast=True)] = []
+    stop: Annotated[list[StopString], Field(max_length=param.MAX_STOPS, fail_fast=True)] = []
+
+
+class Generate(Content, Sampled):
     stop_ids: Annotated[list[TokenId], Field(max_length=param.MAX_STOP_IDS, fail_fast=True)] = []
     ignore_stop: bool = False
     """Generate exactly max_tokens: neither stop ids nor stop strings end it."""

@@ -47,7 +47,7 @@ def _size(value: Any) -> int:
         return sum(_size(part) for part in value.__dict__.values())
     if isinstance(value, list):
         return sum(map(_size, value)) if value and isinstance(value[0], Arguments) else len(value)
-    return 1
+    return 0 if value is None else 1
 
 
 class Ledger:

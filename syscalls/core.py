@@ -47,7 +47,13 @@ class Models(Protocol):
         """Begin to load it, or join a load under way."""
         ...
 
-    def list(self) -> list[ModelInfo]: ...
+    def sizes(self) -> dict[str, int]:
+        """Every model there is, and its bytes on disk. May be called on any thread, and may be slow."""
+        ...
+
+    def inventory(self, sizes: Mapping[str, int]) -> list[ModelInfo]:
+        """The same with what is known of those that are loaded."""
+        ...
 
 
 @dataclass(slots=True)

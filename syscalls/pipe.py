@@ -27,7 +27,7 @@ async def read(core: Core, call: Call, args: abi.Read) -> abi.Data:
 async def write(core: Core, call: Call, args: abi.Write) -> abi.Written:
     """Put all of `data` into a pipe, sleeping while it is full. BrokenPipe if nobody is left to read.
 
-    Interrupted says how much was taken before the signal.
+    What was taken before a signal or a cancellation stays in the pipe.
     """
     data, done = args.data, 0
     while done < len(data):
@@ -43,4 +43,12 @@ def close_pipe(core: Core, call: Call, args: abi.ClosePipe) -> abi.Done:
     if not (args.read or args.write):
         raise InvalidArgument("close_pipe: say which end, read or write")
     core.kernel.pipe_close(core.clock(), call.pid, args.pipe, read=args.read, write=args.write)
+    return abi.Done()
+
+
+def share_pipe(core: Core, call: Call, args: abi.ClosePipe) -> abi.Done:
+    """Hold an end of a pipe once more: it is closed when it has been closed as often as it is held."""
+    if not (args.read or args.write):
+        raise InvalidArgument("share_pipe: say which end, read or write")
+    core.kernel.pipe_give(core.clock(), call.pid, call.pid, args.pipe, read=args.read, write=args.write)
     return abi.Done()

@@ -44,7 +44,7 @@ def _hand_over(core: Core, pid: int, child: int, given: tuple[int | None, ...], 
     """Give the child its ends of the pipes; of those made for it, the caller keeps the other end only."""
     kernel, now = core.kernel, core.clock()
     for number, reads in zip(pipes, (True, False, False), strict=True):
-        kernel.pipe_attach(now, child, number, read=reads, write=not reads)
+        kernel.pipe_give(now, pid, child, number, read=reads, write=not reads)
     kept = []
     for asked, number, reads in zip(given, pipes, (True, False, False), strict=True):
         if asked is None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import Any
 
-from llmos.kernel.errno import Fault, InvalidArgument, TooLong
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
-from .abi import Arguments
+from llmos.kernel.errno import Fault, InvalidArgument, TooLong
 
 
 def _shown(value: Any) -> str:
@@ -36,7 +36,8 @@ def _bound(kind: str, context: dict[str, Any], message: str) -> str:
         ("lt", "must be less than"),
     ):
         if key in context:
-            return f"{words} {context[key]}"
+            bound = context[key]
+            return f"{words} {bound:g}" if isinstance(bound, float) else f"{words} {bound}"
     if kind.endswith("too_long"):
         return f"must have a length of at most {context['max_length']}"
     if kind.endswith("too_short"):
@@ -54,15 +55,20 @@ def _bound(kind: str, context: dict[str, Any], message: str) -> str:
     return message.replace("Input should be", "must be")
 
 
-def invalid_argument(call: str, error: ValidationError, model: type[Arguments] | None = None) -> Fault:
+def refusal(error: ErrorDetails) -> str:
+    """What is wrong with one value: "must be at most 10, not 11.0"."""
+    wrong = _bound(error["type"], error.get("ctx", {}), error["msg"])
+    if error["type"] not in ("missing", "value_error"):
+        wrong += f", not {_shown(error['input'])}"
+    return wrong
+
+
+def invalid_argument(call: str, error: ValidationError, model: type[BaseModel]) -> Fault:
     """The fault for the first thing wrong. A length above its bound is TooLong, all else InvalidArgument."""
     first = error.errors(include_url=False)[0]
-    kind, context = first["type"], first.get("ctx", {})
-    name = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("function-", "list[", "str", "int", "float")))
-    if kind == "extra_forbidden":
-        near = get_close_matches(name, model.model_fields if model else (), n=1)
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        near = get_close_matches(name, model.model_fields, n=1)
         return InvalidArgument(f"{call} has no argument {name[:64]!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-    wrong = f"{call}: {name or 'its arguments'} {_bound(kind, context, first['msg'])}"
-    if kind not in ("missing", "value_error"):
-        wrong += f", not {_shown(first['input'])}"
-    return (TooLong if kind.endswith("too_long") else InvalidArgument)(wrong)
+    fault = TooLong if first["type"].endswith("too_long") else InvalidArgument
+    return fault(f"{call}: {name or 'its arguments'} {refusal(first)}")

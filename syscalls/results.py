@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llmos.kernel.device import Logprobs
-from llmos.kernel.view import DeviceStatistics, ExitRecord, Explanation, Statistics
-from llmos.kernel.view import ProcessView as ProcessInfo
+from llmos.kernel.view import ProcessView, Statistics
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +45,8 @@ class ContextInfo:
     window: int
     messages: int
     """Chat messages in it, an open reply included."""
-    reply: int
-    """Tokens of the reply at its end that is not closed yet; 0 if there is none."""
+    reply: int | None
+    """Tokens of the reply at its end, if that may be gone on with; None if there is none or it is complete."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +122,7 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class ProcessList:
-    processes: list[ProcessInfo]
+    processes: list[ProcessView]
 
 
 @dataclass(frozen=True, slots=True)

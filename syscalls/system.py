@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from . import abi
 from .call import Call
+from .channel import offload
 from .core import Core
 
 
-def models(core: Core, call: Call, args: abi.Nothing) -> abi.ModelList:
+async def models(core: Core, call: Call, args: abi.Nothing) -> abi.ModelList:
     """List the models of the store, and which of them are loaded."""
-    return abi.ModelList(core.models.list())
+    sizes = await offload(core.models.sizes)
+    return abi.ModelList(core.models.inventory(sizes))
 
 
 def statistics(core: Core, call: Call, args: abi.Nothing) -> abi.SystemStatistics:

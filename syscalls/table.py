@@ -42,7 +42,7 @@ def _row(number: int, handler: Callable[..., Any], arguments: type[abi.Arguments
 ROWS: tuple[Row, ...] = (
     # process
     _row(1, process.spawn, abi.Spawn, abi.Spawned, capability="proc:spawn", replayable=False),
-    _row(2, process.exit, abi.ExitArguments, abi.Done, replayable=False, always=True),
+    _row(2, process.exit_process, abi.ExitArguments, abi.Done, name="exit", replayable=False, always=True),
     _row(3, process.wait, abi.Wait, abi.ExitRecord, replayable=False),
     _row(4, process.kill, abi.Kill, abi.Done, replayable=False, always=True),
     _row(5, process.renice, abi.Renice, abi.Done),
@@ -52,8 +52,8 @@ ROWS: tuple[Row, ...] = (
     _row(9, process.explain, abi.OfProcess, abi.Explanation, always=True),
     _row(10, process.fork, abi.Fork, abi.Forked, capability="proc:spawn", replayable=False),
     # context
-    _row(20, context.open, abi.Open, abi.ContextInfo, capability="llm:{model}"),
-    _row(21, context.close, abi.OfContext, abi.Done, always=True),
+    _row(20, context.open_context, abi.Open, abi.ContextInfo, name="open", capability="llm:{model}"),
+    _row(21, context.close_context, abi.OfContext, abi.Done, name="close", always=True),
     _row(22, context.append, abi.Append, abi.ContextInfo, capability="llm:{model}"),
     _row(23, context.fork_context, abi.OfContext, abi.ContextInfo, capability="llm:{model}"),
     _row(24, context.truncate, abi.Truncate, abi.ContextInfo, capability="llm:{model}"),
@@ -68,6 +68,7 @@ ROWS: tuple[Row, ...] = (
     _row(41, pipe.read, abi.Read, abi.Data, replayable=False),
     _row(42, pipe.write, abi.Write, abi.Written, replayable=False),
     _row(43, pipe.close_pipe, abi.ClosePipe, abi.Done, always=True),
+    _row(44, pipe.share_pipe, abi.ClosePipe, abi.Done),
     # system
     _row(50, system.models, abi.Nothing, abi.ModelList),
     _row(51, system.statistics, abi.Nothing, abi.SystemStatistics),

@@ -40,7 +40,7 @@ class Text(Protocol):
     def chat(self, messages: Sequence[Mapping[str, str]], *, after: int = 0, reply: bool = False) -> list[int]:
         """The ids that messages[after:] add to a conversation whose first `after` messages are in the context already.
 
-        With `reply`, what asks the model for its turn follows. If messages[after - 1] is an assistant's, the result begins
-        with what closes its turn.
+        With `reply`, what asks the model for its turn follows. An assistant's turn at the end is left open, for the model to
+        go on with; what closes it comes with the next message.
         """
         ...

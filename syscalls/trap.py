@@ -18,11 +18,12 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Any
 
+from pydantic import ValidationError
+
 from llmos.kernel.errno import Cancelled, Fault, Interrupted, InvalidArgument, QuotaExceeded, TryAgain
 from llmos.kernel.kernel import Deliver, Died, Wake
 from llmos.kernel.process import Phase
 from llmos.kernel.signal import Signal
-from pydantic import ValidationError
 
 from . import param
 from .abi import Arguments, Request
@@ -34,7 +35,7 @@ from .table import TABLE, Row
 
 log = logging.getLogger("llmos.syscalls")
 
-_BLOCKING = {"pipe": "pipe", "child": "child", "model": "tool", "timer": "timer"}
+_BLOCKING = {"pipe": "pipe", "child": "child", "model": "model", "timer": "timer"}
 """First word of a channel -> what the account of the process says it is blocked on. Bursts are accounted by the kernel."""
 
 Elsewhere = Callable[[Callable[[], Any], Callable[[Any, Fault | None], None]], None]
@@ -59,6 +60,8 @@ class Trap:
 
     def enter(self, request: Request) -> None:
         """Take a call. `settle` must follow, once for any number of calls."""
+        if self._runnable:  # what was cancelled or woken before this call ends before it
+            self.settle()
         core = self.core
         try:
             row = TABLE.get(request.name)
@@ -114,6 +117,9 @@ class Trap:
         body = call.body
         if body is None or call.over:
             return
+        process = self.core.kernel.table.all.get(call.pid)
+        if fault is None and (process is None or not process.live):  # what woke it was its own end
+            fault = Interrupted(f"pid {call.pid} has ended")
         while True:
             try:
                 want = body.send(value) if fault is None else body.throw(fault)

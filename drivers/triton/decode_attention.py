@@ -91,7 +91,10 @@ def _attend(
     result = tl.full([GROUP_ROWS, WIDTH_PADDED], 0.0, tl.float32)
     keys = pool + layer.to(tl.int64) * (2 * PLANE) + head * WIDTH
     table = frames + row * frames_stride
-    for start in range(begin - begin % TILE, end, TILE):
+    # An empty item runs no tile, wherever it begins: so every tile has a live slot, `higher` is finite, and nothing below
+    # is -inf minus -inf.
+    tiles_from = tl.where(begin < end, begin - begin % TILE, end)
+    for start in range(tiles_from, end, TILE):
         frame = tl.load(table + start // PAGE_SLOTS).to(tl.int64)
         tile = keys + frame * page_stride + (start % PAGE_SLOTS) * SLOT
         live = (start + slot >= begin) & (start + slot < end)
@@ -102,7 +105,6 @@ def _attend(
             k = k.to(tl.float32)
         scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
         scores = tl.where(live[None, :], scores, -float("inf"))
-        # Every tile of the range has a live slot, so higher is finite and nothing below is -inf minus -inf.
         higher = tl.maximum(peak, tl.max(scores, 1))
         faded = tl.exp2(peak - higher)
         weights = tl.exp2(scores - higher[:, None])
@@ -115,12 +117,13 @@ def _attend(
         result = result * faded[:, None] + tl.dot(weights, v, input_precision="ieee")
         peak = higher
 
-    result = result / tl.where(total == 0.0, 1.0, total)[:, None]
+    divisor = tl.where(total == 0.0, 1.0, total)
+    result = result / divisor[:, None]
     if partial < 0:
         tl.store(out + row * (HEADS * WIDTH) + here, result.to(out.dtype.element_ty), mask=present)
     else:
         tl.store(partial_out + partial * (HEADS * WIDTH) + here, result, mask=present)
-        weight = tl.where(total == 0.0, -float("inf"), peak + tl.log2(total))
+        weight = tl.where(total == 0.0, -float("inf"), peak + tl.log2(divisor))
         tl.store(partial_weight + partial * HEADS + heads, weight, mask=member < GROUP)
 
 

@@ -35,6 +35,7 @@ PROCESSOR_SHARED = {80: 164 * 1024, 90: 228 * 1024, 100: 228 * 1024}
 """Compute capability x 10 -> bytes of shared memory of one processor; each block there takes 1 KiB more than it asks for."""
 
 PROCESSOR_REGISTERS = 65536
+PROCESSOR_WARPS = 64
 
 MODELS = {
     "SmolLM2-135M": (9, 3, 64),
@@ -87,6 +88,7 @@ def compiled(model: str, shape: HeadShape, target: int) -> list[Resources]:
         registers, local = _usage(binary.asm["cubin"])
         blocks = min(
             PROCESSOR_SHARED[target] // (binary.metadata.shared + 1024),
+            PROCESSOR_WARPS // shape.warps,
             PROCESSOR_REGISTERS // (-(-registers // 8) * 8 * 32 * shape.warps),
         )
         found.append(Resources(name, model, target, shape.page_slots, kv, binary.metadata.shared, registers, local, blocks))
@@ -127,6 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--target", type=int, action="append", choices=sorted(BLOCK_SHARED), help="compute capability x 10; repeatable (default: all)"
     )
     parser.add_argument("--page", type=int, action="append", help="slots of a page; repeatable (default: 16 and 64)")
+    parser.add_argument("--model", action="append", choices=MODELS, help="repeatable (default: all)")
     parser.add_argument("--kv", choices=sorted(TYPES.values()), default="bf16")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
@@ -135,8 +138,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         resources
         for target in options.target or sorted(BLOCK_SHARED)
         for page_slots in options.page or (16, 64)
-        for model, (heads, kv_heads, width) in MODELS.items()
-        for resources in compiled(model, HeadShape(heads, kv_heads, width, page_slots, dtype), target)
+        for model in options.model or MODELS
+        for resources in compiled(model, HeadShape(*MODELS[model], page_slots, dtype), target)
     ]
     if options.json:
         print(json.dumps([asdict(resources) for resources in found], indent=1))

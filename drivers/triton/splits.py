@@ -64,25 +64,33 @@ def plan_splits(
     lengths: tokens of each row's context, its query's own included; 0 for padding. tile: tokens that the function reads at once.
     processors: streaming multiprocessors of the GPU. window: tokens that a query sees, itself included; None for all.
     split_tokens: about how many tokens an item has; None lets the batch decide.
-    Raises InvalidArgument for a length below 0 or a window, tile or split below 1.
+    Raises InvalidArgument for a length below 0 or any other number below 1.
     """
     length = numpy.asarray(lengths, dtype=numpy.int64)
     if length.ndim != 1 or not len(length):
         raise InvalidArgument("a decode batch needs at least one row: give one length per row")
     if length.min() < 0:
         raise InvalidArgument(f"length {length.min()} of row {length.argmin()} is negative: give 0 for a padding row")
-    for name, value in (("window", window), ("split_tokens", split_tokens), ("tile", tile), ("processors", processors)):
+    for name, value in (
+        ("kv_heads", kv_heads),
+        ("tile", tile),
+        ("processors", processors),
+        ("window", window),
+        ("split_tokens", split_tokens),
+    ):
         if value is not None and value < 1:
             raise InvalidArgument(f"{name} is {value}: give at least 1")
 
     begin = numpy.maximum(length - window, 0) if window is not None else numpy.zeros_like(length)
     span = length - begin
+    # Rounding down keeps the items within the programs that run at once: one too many would cost a whole second round.
     if split_tokens is None:
-        split_tokens = max(LEAST_SPLIT, -(-int(span.sum()) * kv_heads // (processors * RESIDENT)))
-    # Rounding down keeps the items within the programs that run at once: a few too many would cost a whole second round.
+        pieces = numpy.minimum(span // LEAST_SPLIT, span * (processors * RESIDENT) // max(1, int(span.sum()) * kv_heads))
+    else:
+        pieces = span // split_tokens
     first = begin // tile
     tiles = -(-length // tile) - first
-    pieces = numpy.clip(span // split_tokens, 1, numpy.maximum(tiles, 1))
+    pieces = numpy.clip(pieces, 1, numpy.maximum(tiles, 1))
 
     row = numpy.repeat(numpy.arange(len(length)), pieces)
     before = numpy.cumsum(pieces) - pieces

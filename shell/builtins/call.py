@@ -119,9 +119,9 @@ def options(args: list[str], flags: Collection[str] = (), values: Collection[str
             break
         if name in flags and not equals:
             found[name] = ""
-        elif name in values and equals:
+        elif name in values and value:
             found[name] = value
-        elif name in values and at < len(args):
+        elif name in values and not equals and at < len(args) and args[at]:
             found[name] = args[at]
             at += 1
         elif name in values:

@@ -8,6 +8,7 @@ from pathlib import Path
 import anyio
 
 from ..streams import describe, open_source
+from ..terminal import TerminalSink
 from .call import Builtin, Call, Leave, Refused, Usage, number, options
 
 MOST_SECONDS = 10**9
@@ -96,6 +97,12 @@ async def false(call: Call) -> int:
     return 1
 
 
+async def clear(call: Call) -> int:
+    if isinstance(call.stdout, TerminalSink) and call.shell.terminal.is_tty and not call.shell.terminal.dumb:
+        await call.stdout.write_styled("\x1b[H\x1b[2J\x1b[3J")
+    return 0
+
+
 async def leave(call: Call) -> int:
     if len(call.args) > 1:
         raise Usage("it takes one status")
@@ -133,6 +140,7 @@ BUILTINS = (
     Builtin("cd", "cd [DIRECTORY]", "change the current directory; `cd -` goes back", ("cd ~/notes",), cd, needs_system=False),
     Builtin("pwd", "pwd", "write the current directory", ("pwd",), pwd, needs_system=False),
     Builtin("sleep", "sleep SECONDS", "wait", ("spawn summarise < a.txt & sleep 2; ps",), sleep, needs_system=False),
+    Builtin("clear", "clear", "clear the screen; so does Ctrl-L", ("clear",), clear, needs_system=False),
     Builtin("true", "true", "do nothing, status 0", ("spawn chat hello || true",), true, needs_system=False),
     Builtin("false", "false", "do nothing, status 1", ("false || echo failed",), false, needs_system=False),
     Builtin("exit", "exit [STATUS]", "leave the shell; so does Ctrl-D", ("exit", "exit 1"), leave, needs_system=False),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
+from llmos import NoSuchChild
 
 from ..jobs import SIGNALS
 from .call import Builtin, Call, Refused, Usage, number, options, pid
@@ -16,11 +15,11 @@ async def ps(call: Call) -> int:
     if words:
         raise Usage("it takes no words: explain PID tells more of one process")
     processes = await (await call.system()).ps()
-    if "--json" in found:
-        await call.say(json.dumps([asdict(each) for each in processes]))
-    else:
-        from ..render import processes_table  # rich costs 0.1 s: loaded when a table is drawn
+    from ..render import processes_json, processes_table  # rich costs 0.1 s: loaded when a table is drawn
 
+    if "--json" in found:
+        await call.say(processes_json(processes))
+    else:
         await call.shell.draw(call.stdout, processes_table(processes))
     return 0
 
@@ -29,12 +28,13 @@ async def explain(call: Call) -> int:
     found, words = options(call.args, flags=("--json",))
     if len(words) != 1:
         raise Usage("it takes one pid")
-    explanation = await (await call.system()).explain(pid(words[0]))
-    if "--json" in found:
-        await call.say(json.dumps(asdict(explanation)))
-    else:
-        from ..render import explanation_table
+    wanted = pid(words[0])
+    explanation = call.shell.explanations.get(wanted) or await (await call.system()).explain(wanted)
+    from ..render import explanation_json, explanation_table
 
+    if "--json" in found:
+        await call.say(explanation_json(explanation))
+    else:
         await call.shell.draw(call.stdout, explanation_table(explanation))
     return 0
 
@@ -111,8 +111,8 @@ async def wait(call: Call) -> int:
     shell = call.shell
     _, words = options(call.args)
     if not words:
-        for job in shell.jobs.running:
-            await job.done.wait()
+        for each in shell.jobs.running:
+            await each.done.wait()
         return 0
     status = 0
     for word in words:
@@ -125,7 +125,10 @@ async def wait(call: Call) -> int:
         elif (known := shell.statuses.get(pid(word))) is not None:
             status = known
         else:
-            status = (await (await call.system()).wait(pid(word))).status
+            try:
+                status = (await (await call.system()).wait(pid(word))).status
+            except NoSuchChild as missing:
+                raise Refused(str(missing), 127) from None
     return status
 
 
@@ -142,8 +145,9 @@ BUILTINS = (
         "explain",
         "explain [--json] PID",
         "where the time of a process went, and why it waited",
-        ("explain 7",),
+        ("explain 7", "explain --json 7"),
         explain,
+        "Processes of this shell that ended lately are remembered.",
     ),
     Builtin(
         "kill",

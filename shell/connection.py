@@ -1,7 +1,7 @@
-"""The system under the shell: booted when it is first needed, in the background, and shut down with the shell.
+"""The system under the shell: reached when it is first needed, in the background, and left with the shell.
 
-Owns the one booted System. Whoever asks for it waits until it is there, or gets the fault that stopped the boot; the
-next who asks makes it try again. Knows nothing of models and devices: it is given a function that boots.
+Owns the one System. Whoever asks for it waits until it is there, or gets the fault that stopped it; the next who asks
+makes it try again. Knows nothing of models and devices: it is given a function that boots.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.to_thread
+
 from llmos import Fault
 
 if TYPE_CHECKING:
@@ -20,17 +22,18 @@ if TYPE_CHECKING:
 Boot = Callable[[], AbstractAsyncContextManager["System"]]
 
 
-class Machine:
+class Connection:
     """Boots and holds the system. `run` is its task: start it in a task group before asking for the system."""
 
-    def __init__(self, boot: Boot, name: str) -> None:
-        self.name = name
+    def __init__(self, boot: Boot, model: str) -> None:
+        self.model = model
         """What is loaded, for the progress line."""
         self._boot = boot
         self._system: System | None = None
         self._fault: Fault | None = None
         self._wake = anyio.Event()
         self._settled = anyio.Event()
+        self._loaded = anyio.Event()
         self._stop = anyio.Event()
         self._booting = anyio.CancelScope()
         self._began = 0.0
@@ -41,19 +44,26 @@ class Machine:
         return self._system
 
     @property
+    def fault(self) -> Fault | None:
+        """Why the last boot, or the load of its model, failed, if it did."""
+        return self._fault
+
+    @property
     def loading(self) -> bool:
-        return self._wake.is_set() and not self._settled.is_set()
+        """The system boots, or its model is being loaded."""
+        return self._wake.is_set() and not self._loaded.is_set()
 
     def label(self) -> str:
         """What the progress line says."""
-        return f"loading {self.name}: {time.monotonic() - self._began:.1f} s"
+        return f"loading {self.model}: {time.monotonic() - self._began:.1f} s"
 
     def want(self) -> None:
         """Begin to boot, without waiting."""
-        if self._system is None and not self.loading:
+        if self._system is None and not self._wake.is_set():
             self._began = time.monotonic()
             self._fault = None
             self._settled = anyio.Event()
+            self._loaded = anyio.Event()
             self._wake.set()
 
     async def system(self) -> System:
@@ -63,6 +73,10 @@ class Machine:
         if self._system is None:
             raise self._fault or RuntimeError("the boot settled without a system")
         return self._system
+
+    async def loaded(self) -> None:
+        """Until the default model is loaded, or cannot be: who uses it will be told why."""
+        await self._loaded.wait()
 
     async def run(self) -> None:
         """Boot when wanted, then serve until `stop`."""
@@ -74,15 +88,31 @@ class Machine:
                         await self._serve()
             except Fault as fault:
                 self._fault = fault
+                self._system = None
                 self._wake = anyio.Event()
                 self._settled.set()
+                self._loaded.set()
 
     async def _serve(self) -> None:
-        async with self._boot() as system:
+        booting = await anyio.to_thread.run_sync(self._boot)  # it imports half of llmos, while the prompt is there already
+        async with booting as system:
             self._system = system
             self._settled.set()
-            await self._stop.wait()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._load, system)
+                await self._stop.wait()
+                tasks.cancel_scope.cancel()
             self._system = None
+
+    async def _load(self, system: System) -> None:
+        """A context cannot be opened before its model is loaded: that is how to wait for it."""
+        try:
+            context = await system.open()
+            await context.close()
+        except Fault as fault:
+            self._fault = fault
+        finally:
+            self._loaded.set()
 
     def stop(self) -> None:
         """Shut down, or break off the boot: `run` returns when the system is down."""

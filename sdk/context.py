@@ -1,0 +1,163 @@
+"""Contexts: what a model has read and written so far, as a program holds it.
+
+    context = await me.open(system="You argue briefly.")
+    await context.append(user="Tabs or spaces?")
+    twin = await context.fork()                       shares every page
+    reply = await twin.generate(max_tokens=64)        the reply stays in the context
+
+One call at a time adds to a context; a second gets TryAgain. `length` is as of the last call that ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llmos.syscalls.abi import ContextInfo, Fault, InvalidArgument, Reply
+
+from .generation import Generation
+from .port import Port
+
+
+def content(
+    *,
+    user: str | None = None,
+    assistant: str | None = None,
+    system: str | None = None,
+    tool: str | None = None,
+    messages: Sequence[Mapping[str, str]] | None = None,
+    text: str | None = None,
+    tokens: Sequence[int] | None = None,
+) -> dict[str, Any]:
+    """The arguments of a call that adds one of these to a context."""
+    roles = {"user": user, "assistant": assistant, "system": system, "tool": tool}
+    given = [{"role": role, "content": words} for role, words in roles.items() if words is not None]
+    kinds = len(given) + sum(part is not None for part in (messages, text, tokens))
+    if kinds > 1:
+        raise InvalidArgument("add one thing at a time: user, assistant, system, tool, messages, text or tokens")
+    if given or messages is not None:
+        return {"messages": given or [dict(message) for message in messages or ()]}
+    if text is not None:
+        return {"text": text}
+    return {} if tokens is None else {"tokens": list(tokens)}
+
+
+class Context:
+    """One context of a process."""
+
+    def __init__(self, port: Port, pid: int, info: ContextInfo) -> None:
+        self._port, self.pid, self._info = port, pid, info
+
+    @property
+    def handle(self) -> int:
+        return self._info.context
+
+    @property
+    def model(self) -> str:
+        return self._info.model
+
+    @property
+    def window(self) -> int:
+        """Most tokens that it may hold."""
+        return self._info.window
+
+    @property
+    def length(self) -> int:
+        """Tokens in it when the last call on it ended."""
+        return self._info.length
+
+    async def _call(self, name: str, **arguments: Any) -> Any:
+        return await self._port.call(self.pid, name, context=self.handle, **arguments)
+
+    async def info(self) -> ContextInfo:
+        """Ask the kernel how it stands."""
+        self._info = await self._call("context_info")
+        return self._info
+
+    async def append(
+        self,
+        *,
+        user: str | None = None,
+        assistant: str | None = None,
+        system: str | None = None,
+        tool: str | None = None,
+        messages: Sequence[Mapping[str, str]] | None = None,
+        text: str | None = None,
+        tokens: Sequence[int] | None = None,
+    ) -> int:
+        """Add a chat message, several, plain text, or token ids, and fill its pages. Returns the new length."""
+        added = content(user=user, assistant=assistant, system=system, tool=tool, messages=messages, text=text, tokens=tokens)
+        self._info = await self._call("append", **added)
+        return self._info.length
+
+    def generate(
+        self,
+        *,
+        user: str | None = None,
+        messages: Sequence[Mapping[str, str]] | None = None,
+        text: str | None = None,
+        tokens: Sequence[int] | None = None,
+        max_tokens: int | None = None,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+        stop_ids: Sequence[int] = (),
+        ignore_stop: bool = False,
+        logprobs: int = 0,
+    ) -> Generation:
+        """Sample a reply; it begins at once. What is given first (user, messages, text or tokens) is added before it.
+
+        The defaults are greedy, up to what is left of the window. Without a seed each call draws the next of the
+        process's own. See Generation for the ways to take the reply.
+        """
+        arguments: dict[str, Any] = {
+            "context": self.handle,
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "min_p": min_p,
+            "repetition_penalty": repetition_penalty,
+            "seed": seed,
+            "stop": [stop] if isinstance(stop, str) else list(stop),
+            "stop_ids": list(stop_ids),
+            "ignore_stop": ignore_stop,
+            "logprobs": logprobs,
+        }
+        arguments |= content(user=user, messages=messages, text=text, tokens=tokens)
+        return Generation(self._port, self.pid, arguments, self._replied)
+
+    def _replied(self, reply: Reply) -> None:
+        info = self._info
+        self._info = ContextInfo(info.context, info.model, reply.length, info.window, info.messages, info.reply)
+
+    async def fork(self) -> Context:
+        """A twin that shares every page with this one until one of the two writes to it."""
+        return Context(self._port, self.pid, await self._call("fork_context"))
+
+    async def truncate(self, length: int) -> None:
+        """Keep the first `length` tokens."""
+        self._info = await self._call("truncate", length=length)
+
+    async def tokens(self, start: int = 0, count: int | None = None) -> list[int]:
+        """Ids of the tokens in it."""
+        more = {} if count is None else {"count": count}
+        ids: list[int] = (await self._call("context_tokens", start=start, **more)).tokens
+        return ids
+
+    async def close(self) -> None:
+        """Let go of its pages. A generation under way is cancelled."""
+        await self._call("close")
+
+    async def __aenter__(self) -> Context:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        try:
+            await self.close()
+        except Fault:  # it is closed already, or its process has ended
+            pass

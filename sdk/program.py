@@ -1,0 +1,169 @@
+"""Programs: what runs in attached processes, as tasks of the caller's loop.
+
+    start --task--> body() --value--> exit(0)
+                      | raises: exit(1, traceback), one line on stderr      | the kernel says it died: the task is cancelled
+
+A program ends with its process and a process with its program, whichever is first. The value it returned stays here until
+its parent collects it, or nobody can any more. Knows nothing of what a program does.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+from anyio.abc import TaskGroup
+
+from llmos.syscalls.abi import BrokenPipe, Fault, Interrupted, QuotaExceeded, param
+
+from .port import Port, ignore
+from .prompt import State
+from .stream import End, Writer
+
+INTERRUPTED = 128 + 15
+CLOSED = 128 + 13
+INIT = 1
+
+
+@dataclass(slots=True, eq=False)
+class Attached:
+    """One program under way, or its value until that is collected."""
+
+    pid: int
+    parent: int
+    name: str
+    stderr: int
+    state: State | None = None
+    """None for a Python program: its local variables cannot be copied."""
+    plain: bool = False
+    """Errors are told in a line, not as a traceback."""
+    ends: tuple[End, ...] = ()
+    """Its standard streams: the kernel closes them with the process."""
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    finished: bool = False
+    dead: bool = False
+    value: Any = None
+
+
+class Programs:
+    """Every attached program of one caller's loop."""
+
+    def __init__(self, port: Port, tasks: TaskGroup) -> None:
+        self._port, self._tasks = port, tasks
+        self._all: dict[int, Attached] = {}
+        self._kept: dict[int, tuple[End | None, ...]] = {}
+        self._idle = anyio.Event()
+
+    def start(self, attached: Attached, body: Callable[[], Awaitable[Any]]) -> None:
+        self._all[attached.pid] = attached
+        self._tasks.start_soon(self._run, attached, body, name=f"llmos:{attached.pid}:{attached.name}")
+
+    @property
+    def running(self) -> int:
+        """Programs under way."""
+        return sum(not attached.finished for attached in self._all.values())
+
+    async def idle(self) -> None:
+        """Wait until no program runs."""
+        while self.running:
+            self._idle = anyio.Event()
+            await self._idle.wait()
+
+    def cancel(self) -> None:
+        """Cancel every program at once: the kernel is no more."""
+        self._tasks.cancel_scope.cancel()
+
+    def get(self, pid: int) -> Attached | None:
+        found = self._all.get(pid)
+        return None if found is None or found.finished else found
+
+    def keep(self, pid: int, ends: tuple[End | None, ...]) -> None:
+        """Hold the other ends of a child's streams until it is waited for: a child that nobody looks at may still write."""
+        self._kept[pid] = ends
+
+    def feed(self, writer: Writer, data: str | bytes) -> None:
+        """Write all of `data` in the background, then close."""
+        self._tasks.start_soon(self._feed, writer, data)
+
+    async def _feed(self, writer: Writer, data: str | bytes) -> None:
+        try:
+            await writer.write(data)
+        except Fault:  # its reader has ended, or its writer's process has: nobody misses the rest
+            pass
+        await writer.close()
+
+    def collect(self, pid: int) -> Any:
+        """The value of a program whose process has just been waited for."""
+        self._kept.pop(pid, None)
+        attached = self._all.pop(pid, None)
+        return None if attached is None else attached.value
+
+    def died(self, pid: int) -> None:
+        """The kernel says that a process has ended."""
+        attached = self._all.get(pid)
+        if attached is not None:
+            attached.dead = True
+            if not attached.finished:
+                attached.scope.cancel()
+            elif attached.parent == INIT:
+                del self._all[pid]  # init has reaped it
+        for child in [each for each in self._all.values() if each.parent == pid]:
+            child.parent = INIT
+            self._kept.pop(child.pid, None)
+            if child.dead and child.finished:
+                del self._all[child.pid]
+
+    async def _run(self, attached: Attached, body: Callable[[], Awaitable[Any]]) -> None:
+        status, reason = 0, ""
+        with attached.scope:
+            try:
+                attached.value = await body()
+            except (Interrupted, QuotaExceeded) as fault:
+                status, reason = INTERRUPTED if isinstance(fault, Interrupted) else 1, str(fault)
+            except BrokenPipe as fault:
+                status, reason = CLOSED, str(fault)
+            except SystemExit as leave:
+                status, reason = _status(leave)
+            except Exception as error:  # noqa: BLE001 - a program may raise anything: its exit status says so
+                status, reason = 1, str(error) if attached.plain and isinstance(error, Fault) else _traceback(error)
+        attached.finished = True
+        if not self.running:
+            self._idle.set()
+        for end in attached.ends:
+            end.forget()
+        if attached.dead:
+            if attached.parent == INIT:
+                self._all.pop(attached.pid, None)
+            return
+        self._end(attached, status, reason or ("cancelled" if attached.scope.cancel_called else ""))
+
+    def _end(self, attached: Attached, status: int, reason: str) -> None:
+        """Tell the kernel. Not waited for: a program that is over must not hold up the end of its loop."""
+        if reason:
+            line = f"{attached.name} (pid {attached.pid}): {reason.rstrip().rpartition(chr(10))[2]}\n"
+            data = line.encode(errors="replace")[:4096]
+            _, slot = self._port.request(attached.pid, "write", {"pipe": attached.stderr, "data": data})
+            slot.future.add_done_callback(ignore)
+        arguments = {"status": status, "reason": reason[-param.MAX_REASON :]}
+        _, slot = self._port.request(attached.pid, "exit", arguments)
+        slot.future.add_done_callback(ignore)
+
+
+def _status(leave: SystemExit) -> tuple[int, str]:
+    """As Python does: None is 0, a number is itself, anything else is 1 and a message."""
+    code = leave.code
+    if code is None:
+        return 0, ""
+    if isinstance(code, int):
+        return code & 255, ""
+    return 1, str(code)
+
+
+def _traceback(error: Exception) -> str:
+    """The traceback from the program's own frame on, with lone surrogates made visible."""
+    frames = error.__traceback__.tb_next if error.__traceback__ is not None else None
+    text = "".join(traceback.format_exception(type(error), error, frames))
+    return text.encode(errors="backslashreplace").decode()

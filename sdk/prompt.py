@@ -1,0 +1,114 @@
+"""Prompt programs: the interpreter of agent files.
+
+    OPEN --context--> READ --input--> REPLY --written--> READ ... END        a turn is READ and REPLY
+
+All it knows is in an explicit `State`, changed only between calls, so that a running one can be forked: the kernel forks the
+process, the state is copied with the twin's contexts in it, and a second interpreter goes on from there. A call that was
+under way when the copy was made may have taken effect in part; the twin asks the kernel how far its context has come.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from .agentfile import AgentFile
+from .context import Context
+
+if TYPE_CHECKING:
+    from .process import Process
+
+
+class Stage(Enum):
+    OPEN = "open"
+    READ = "read"
+    REPLY = "reply"
+    END = "end"
+
+
+@dataclass(slots=True)
+class State:
+    """Where a prompt program is."""
+
+    agent: AgentFile
+    given: str | None = None
+    """Input that was given with the spawn; it is the first turn's."""
+    model: str | None = None
+    stage: Stage = Stage.OPEN
+    context: int | None = None
+    messages: int = 0
+    """In the context before this turn."""
+    text: str = ""
+    """This turn's input."""
+    turns: int = 0
+    copies: int = 0
+    """How many forks lie between this and the original: a fixed seed moves on with each."""
+
+    def snapshot(self) -> State:
+        """As it is now."""
+        return replace(self)
+
+    def twin(self, contexts: dict[int, int]) -> State:
+        """The same with the twin's contexts. One whose context was not open yet opens it anew."""
+        handle = None if self.context is None else contexts.get(self.context)
+        return replace(self, context=handle, stage=self.stage if handle is not None else Stage.OPEN, copies=self.copies + 1)
+
+
+async def interpret(me: Process, state: State) -> None:
+    """Run a prompt program from wherever its state says it is, to its end."""
+    agent = state.agent
+    context: Context | None = None
+    if state.context is not None:
+        context = await me.context(state.context)
+    while state.stage is not Stage.END:
+        if state.stage is Stage.OPEN or context is None:
+            context = await me.open(system=agent.system, model=state.model or agent.model)
+            state.messages = (await context.info()).messages
+            state.context, state.stage = context.handle, Stage.READ
+        elif state.stage is Stage.READ:
+            text = await _input(me, state)
+            if text is None:
+                state.stage = Stage.END
+            else:
+                state.text, state.stage = text, Stage.REPLY
+        else:
+            await _reply(me, context, state)
+            state.messages = (await context.info()).messages
+            state.turns += 1
+            once = agent.input != "line" or (agent.max_turns is not None and state.turns >= agent.max_turns)
+            state.stage = Stage.END if once else Stage.READ
+            await me.write(agent.separator)  # after the turn is over in the state: a twin made now does not write it again
+
+
+async def _input(me: Process, state: State) -> str | None:
+    """The input of the next turn; None if there is none left."""
+    if state.given is not None:
+        given, state.given = state.given, None
+        return given
+    if state.agent.input == "none":
+        return ""
+    if state.agent.input == "all":
+        return await me.stdin.read()
+    while line := await me.stdin.readline():
+        if line.strip():
+            return line.removesuffix("\n")
+    return None
+
+
+async def _reply(me: Process, context: Context, state: State) -> None:
+    """Generate this turn's reply and write it out as it comes; go on with one that the original had begun."""
+    info = await context.info()
+    arguments: dict[str, Any] = dict(state.agent.sampling)
+    if arguments.get("seed") is not None:
+        arguments["seed"] = (arguments["seed"] + state.copies) % 2**63
+    if info.messages == state.messages:
+        arguments["user"] = state.agent.prompt.replace("{input}", state.text)
+    elif info.reply is None:
+        return  # the reply was complete when the copy was made
+    elif arguments.get("max_tokens") is not None:
+        arguments["max_tokens"] -= info.reply
+        if arguments["max_tokens"] < 1:
+            return
+    async for piece in context.generate(**arguments):
+        await me.write(piece)

@@ -1,0 +1,164 @@
+"""Streams: the ends of kernel pipes, as text.
+
+A Reader gives what was written, in order, until every writer has closed; then the end. A Writer waits while the pipe is full.
+Bytes in the pipe are UTF-8; half a character waits for its rest. A wait that is cancelled loses nothing: the read that was
+under way is taken up by the next one. An end that is dropped is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from codecs import getincrementaldecoder
+from collections.abc import AsyncIterator
+from typing import Any
+
+from llmos.syscalls.abi import BadHandle, Fault, Request, param
+
+from .port import Port, ignore
+
+
+class End:
+    """One end of a pipe that a process holds."""
+
+    def __init__(self, port: Port, pid: int, pipe: int, *, reads: bool) -> None:
+        self._port, self.pid, self.pipe, self._reads = port, pid, pipe, reads
+        self._open = True
+
+    @property
+    def closed(self) -> bool:
+        return not self._open
+
+    def _demand_open(self) -> None:
+        if not self._open:
+            raise BadHandle(f"this end of pipe {self.pipe} is closed, or was handed to another process")
+
+    async def close(self) -> None:
+        """Give up this end. Closing twice does nothing."""
+        if self._open:
+            self._open = False
+            try:
+                await self._port.call(self.pid, "close_pipe", pipe=self.pipe, read=self._reads, write=not self._reads)
+            except Fault:  # its process has ended, and the kernel has closed it
+                pass
+
+    async def _share(self) -> None:
+        self._demand_open()
+        await self._port.call(self.pid, "share_pipe", pipe=self.pipe, read=self._reads, write=not self._reads)
+
+    def forget(self) -> None:
+        """The kernel has closed it already."""
+        self._open = False
+
+    def __del__(self) -> None:
+        if getattr(self, "_open", False):
+            self._open = False
+            self._port.later(self.pid, "close_pipe", {"pipe": self.pipe, "read": self._reads, "write": not self._reads})
+
+
+class Reader(End):
+    """The read end. ``async for piece in reader`` gives text as it comes; ``reader.lines()`` whole lines."""
+
+    def __init__(self, port: Port, pid: int, pipe: int) -> None:
+        super().__init__(port, pid, pipe, reads=True)
+        self._decoder = getincrementaldecoder("utf-8")(errors="replace")
+        self._text = ""
+        self._ended = False
+        self._request: tuple[Request, asyncio.Future[Any]] | None = None
+
+    async def read_bytes(self, most: int = 65_536) -> bytes:
+        """What is there, at most `most` bytes, waiting while there is nothing; empty at the end."""
+        if self._ended:
+            return b""
+        if self._request is None:
+            self._demand_open()
+            request, slot = self._port.request(self.pid, "read", {"pipe": self.pipe, "most": most})
+            self._request = (request, slot.future)
+        future = self._request[1]
+        try:
+            data: bytes = (await asyncio.shield(future)).data
+        finally:
+            if future.done():
+                self._request = None
+        if not data:
+            self._ended = True
+            await self.close()
+        return data
+
+    async def read_some(self) -> str:
+        """The next piece of text, waiting while there is none; empty at the end."""
+        if self._text:
+            text, self._text = self._text, ""
+            return text
+        while not self._ended:
+            data = await self.read_bytes()
+            text = self._decoder.decode(data, final=not data)
+            if text:
+                return text
+        return ""
+
+    async def read(self) -> str:
+        """Everything up to the end."""
+        parts = []
+        while piece := await self.read_some():
+            parts.append(piece)
+        return "".join(parts)
+
+    async def readline(self) -> str:
+        """The next line with its newline; without one at the end of the file; empty after that."""
+        parts: list[str] = []
+        while True:
+            try:
+                piece = await self.read_some()
+            except BaseException:
+                self._text = "".join(parts)  # nothing is lost to a wait that was cancelled
+                raise
+            before, newline, after = piece.partition("\n")
+            parts.append(before + newline)
+            if newline or not piece:
+                self._text = after
+                return "".join(parts)
+
+    async def lines(self) -> AsyncIterator[str]:
+        """Lines without their newlines, until the end."""
+        while line := await self.readline():
+            yield line.removesuffix("\n")
+
+    def __aiter__(self) -> Reader:
+        return self
+
+    async def __anext__(self) -> str:
+        piece = await self.read_some()
+        if not piece:
+            raise StopAsyncIteration
+        return piece
+
+    async def share(self) -> Reader:
+        """A second handle on this end: the end is closed when both are. What this one has taken from the pipe stays with it."""
+        await self._share()
+        return Reader(self._port, self.pid, self.pipe)
+
+    async def close(self) -> None:
+        pending, self._request = self._request, None
+        if pending is not None:
+            self._port.cancel(pending[0])
+            pending[1].add_done_callback(ignore)
+        await super().close()
+
+
+class Writer(End):
+    """The write end."""
+
+    def __init__(self, port: Port, pid: int, pipe: int) -> None:
+        super().__init__(port, pid, pipe, reads=False)
+
+    async def write(self, text: str | bytes) -> None:
+        """Write all of it, waiting while the pipe is full. Raises BrokenPipe when nobody is left to read."""
+        self._demand_open()
+        data = text.encode() if isinstance(text, str) else bytes(text)
+        for start in range(0, len(data), param.MAX_BYTES):
+            await self._port.call(self.pid, "write", pipe=self.pipe, data=data[start : start + param.MAX_BYTES])
+
+    async def share(self) -> Writer:
+        """A second handle on this end: readers see the end of the file when both are closed."""
+        await self._share()
+        return Writer(self._port, self.pid, self.pipe)

@@ -1,0 +1,271 @@
+"""The system as one process sees it: processes, signals, pipes, contexts, and what there is.
+
+`System` is the host process of the program that booted it, the parent of what it spawns. A program's own `Process` has all of
+this too, and its standard streams. Every method is a system call or a few; errors are Faults.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import asdict
+from functools import partial
+from inspect import iscoroutinefunction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import anyio
+import anyio.to_thread
+
+from llmos.syscalls.abi import (
+    ContextInfo,
+    Explanation,
+    InvalidArgument,
+    Limits,
+    ModelInfo,
+    NoSuchProcess,
+    NotFound,
+    NotSupported,
+    ProcessInfo,
+    Spawned,
+    SystemStatistics,
+    param,
+)
+
+from . import agentfile, prompt
+from .agentfile import AgentFile
+from .child import Child, Exit, exit_of, signal_name
+from .context import Context
+from .port import Port
+from .program import Attached, Programs
+from .stream import Reader, Writer
+
+if TYPE_CHECKING:
+    from .process import Process
+
+Program: TypeAlias = "Callable[..., Awaitable[Any]] | str | AgentFile"
+"""An async function that is given its Process, an agent's name or file, or "module:function"."""
+
+
+class System:
+    """One process's way into the system."""
+
+    def __init__(self, port: Port, pid: int, programs: Programs, folders: tuple[Path, ...], model: str | None) -> None:
+        self._port, self.pid, self._programs, self._folders, self.model = port, pid, programs, folders, model
+
+    async def _call(self, name: str, /, **arguments: Any) -> Any:
+        return await self._port.call(self.pid, name, **arguments)
+
+    # --- processes
+
+    async def spawn(
+        self,
+        program: Program,
+        *args: Any,
+        name: str | None = None,
+        nice: int | None = None,
+        cls: str | None = None,
+        limits: Limits | None = None,
+        capabilities: Iterable[str] | None = None,
+        model: str | None = None,
+        stdin: str | bytes | Reader | None = None,
+        stdout: Writer | None = None,
+        stderr: Writer | None = None,
+    ) -> Child:
+        """Run a program in a child process.
+
+        What is not said is as the agent's file says, else inherited. `stdin` is text to read, or the read end of a pipe;
+        `stdout` and `stderr` may be write ends; ends that are given away are closed here. The child has a subset of one's own
+        capabilities. Raises NotFound for an agent that does not exist, NotPermitted, QuotaExceeded, TryAgain.
+        """
+        resolved = await self._resolve(program)
+        agent = resolved if isinstance(resolved, AgentFile) else None
+        ends: dict[str, Reader | Writer] = {}
+        for key, end in (("stdin", stdin), ("stdout", stdout), ("stderr", stderr)):
+            if isinstance(end, Reader | Writer):
+                ends[key] = end
+        if limits is None:
+            limits = agent.limits if agent is not None else Limits()
+        with anyio.CancelScope(shield=True):  # a child that is born must not be lost
+            streams: Spawned = await self._call(
+                "spawn",
+                name=_name(resolved) if name is None else name,
+                nice=agent.nice if nice is None and agent is not None else nice,
+                cls=agent.cls if cls is None and agent is not None else cls,
+                limits=asdict(limits),
+                capabilities=[capabilities] if isinstance(capabilities, str) else capabilities and list(capabilities),
+                **{key: end.pipe for key, end in ends.items()},
+            )
+            child = Child(self._port, self.pid, self._programs, streams)
+            self._programs.keep(child.pid, (child.stdin, child.stdout, child.stderr))
+            self._run(resolved, args, streams, name or _name(resolved), model)
+            for end in ends.values():
+                await end.close()
+        if isinstance(stdin, str | bytes) and child.stdin is not None:
+            self._programs.feed(child.stdin, stdin)
+        return child
+
+    def _run(
+        self, program: Callable[..., Awaitable[Any]] | AgentFile, args: tuple[Any, ...], streams: Spawned, name: str, model: str | None
+    ) -> None:
+        """Start a program in a process that has just been made."""
+        if isinstance(program, AgentFile):
+            given = " ".join(map(str, args)) if args else None
+            self._interpret(prompt.State(program, given, model or program.model or self.model), streams, name)
+        else:
+            me, attached = self._attach(streams, name, model or self.model, args)
+            self._programs.start(attached, partial(program, me, *args))
+
+    def _interpret(self, state: prompt.State, streams: Spawned, name: str) -> None:
+        me, attached = self._attach(streams, name, state.model, ())
+        attached.state, attached.plain = state, True
+        self._programs.start(attached, partial(prompt.interpret, me, state))
+
+    def _attach(self, streams: Spawned, name: str, model: str | None, args: tuple[Any, ...]) -> tuple[Process, Attached]:
+        from .process import Process  # a Process is a System: it cannot be imported before this class exists
+
+        me = Process(self._port, streams, self._programs, self._folders, model, args)
+        return me, Attached(streams.pid, self.pid, name, streams.child_stderr, ends=(me.stdin, me.stdout, me.stderr))
+
+    async def _resolve(self, program: Program) -> Callable[..., Awaitable[Any]] | AgentFile:
+        if isinstance(program, AgentFile):
+            return program
+        if isinstance(program, str):
+            if ":" in program and "/" not in program:
+                return _import(program)
+            return await self.agent(program)
+        if not _is_async(program):
+            raise InvalidArgument(f"{_name(program)} is not a program: give an async function, an agent's name, or an AgentFile")
+        return program
+
+    async def fork(self, pid: int, *, name: str | None = None) -> Child:
+        """A twin of a running prompt program: it goes on from where the original is, with contexts and streams of its own.
+
+        A Python program cannot be copied while it runs: NotSupported.
+        """
+        attached = self._programs.get(pid)
+        if attached is None:
+            raise NoSuchProcess(f"no program runs here as pid {pid}; see ps")
+        if attached.state is None:
+            raise NotSupported(
+                f"pid {pid} ({attached.name}) is a Python function and its variables cannot be copied while it runs; "
+                "agents (prompt programs) can be forked, and so can contexts"
+            )
+        with anyio.CancelScope(shield=True):
+            snapshot = attached.state.snapshot()  # as the call leaves: the port keeps calls in order, see prompt.py
+            forked = await self._call("fork", pid=pid, name=name)
+            child = Child(self._port, self.pid, self._programs, forked.streams)
+            self._programs.keep(child.pid, (child.stdin, child.stdout, child.stderr))
+            self._interpret(snapshot.twin(forked.contexts), forked.streams, name or attached.name)
+        return child
+
+    async def wait(self, pid: int | None = None) -> Exit:
+        """Sleep until a child has ended, any if none is named. Raises NoSuchChild if there is none."""
+        return exit_of(await self._call("wait", pid=pid), self._programs)
+
+    async def kill(self, pid: int, signal: str | int = "TERM", *, tree: bool = False) -> None:
+        """Send a signal: TERM, KILL, STOP, CONT or INT; with `tree`, to everything below it too."""
+        await self._call("kill", pid=pid, signal=signal_name(signal), tree=tree)
+
+    async def interrupt(self, pid: int) -> None:
+        """End what the process is generating, with what it has. Not the process."""
+        await self.kill(pid, "INT")
+
+    async def nice(self, pid: int, value: int) -> None:
+        """Set a nice value, from -20 (most favoured) to 19."""
+        await self._call("renice", pid=pid, nice=value)
+
+    async def reclass(self, pid: int, cls: str) -> None:
+        """Set a scheduling class: interactive, normal, batch or idle."""
+        await self._call("reclass", pid=pid, cls=cls)
+
+    async def setlimits(self, pid: int, limits: Limits) -> None:
+        await self._call("setlimits", pid=pid, limits=asdict(limits))
+
+    async def ps(self) -> list[ProcessInfo]:
+        """Every process, by pid."""
+        processes: list[ProcessInfo] = (await self._call("ps")).processes
+        return processes
+
+    async def explain(self, pid: int) -> Explanation:
+        """Where the wall time of a process went."""
+        explanation: Explanation = await self._call("explain", pid=pid)
+        return explanation
+
+    # --- contexts and pipes
+
+    async def open(self, system: str | None = None, model: str | None = None) -> Context:
+        """An empty context on a model, or one that begins with a system message. Loads the model if it is not loaded."""
+        info: ContextInfo = await self._call("open", model=model or self.model)
+        context = Context(self._port, self.pid, info)
+        if system is not None:
+            try:
+                await context.append(system=system)
+            except BaseException:
+                self._port.later(self.pid, "close", {"context": context.handle})
+                raise
+        return context
+
+    async def context(self, handle: int) -> Context:
+        """A context that this process has open, by its handle."""
+        return Context(self._port, self.pid, await self._call("context_info", context=handle))
+
+    async def pipe(self, capacity: int = 65_536) -> tuple[Reader, Writer]:
+        """A pipe, as its read end and its write end."""
+        number = (await self._call("pipe", capacity=capacity)).pipe
+        return Reader(self._port, self.pid, number), Writer(self._port, self.pid, number)
+
+    # --- text
+
+    async def tokenize(self, text: str, model: str | None = None) -> list[int]:
+        """The token ids of a text, as plain text."""
+        tokens: list[int] = (await self._call("tokenize", text=text, model=model or self.model)).tokens
+        return tokens
+
+    async def detokenize(self, tokens: Iterable[int], model: str | None = None) -> str:
+        text: str = (await self._call("detokenize", tokens=list(tokens), model=model or self.model)).text
+        return text
+
+    # --- what there is
+
+    async def models(self) -> list[ModelInfo]:
+        models: list[ModelInfo] = (await self._call("models")).models
+        return models
+
+    async def statistics(self) -> SystemStatistics:
+        """Counters since boot, and what every tier holds now."""
+        statistics: SystemStatistics = await self._call("statistics")
+        return statistics
+
+    async def agent(self, name: str) -> AgentFile:
+        """The agent that spawn finds by this name, or the path of its file. Raises NotFound, BadFormat."""
+        return await anyio.to_thread.run_sync(agentfile.find, name, self._folders)
+
+    async def agents(self) -> list[str]:
+        """Names of the agents that spawn finds."""
+        return await anyio.to_thread.run_sync(agentfile.names, self._folders)
+
+
+def _name(program: Any) -> str:
+    """A process's name from its program."""
+    if isinstance(program, AgentFile):
+        return program.name
+    inner = program.func if isinstance(program, partial) else program
+    name = getattr(inner, "__name__", type(inner).__name__)
+    return str(name)[: param.MAX_NAME] or "program"
+
+
+def _is_async(program: Any) -> bool:
+    return callable(program) and (iscoroutinefunction(program) or iscoroutinefunction(getattr(program, "__call__", None)))  # noqa: B004
+
+
+def _import(reference: str) -> Callable[..., Awaitable[Any]]:
+    """The async function that "module:function" names."""
+    module, _, name = reference.partition(":")
+    try:
+        program = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise NotFound(f"there is no program {reference!r}: {error}") from None
+    if not _is_async(program):
+        raise InvalidArgument(f"{reference} is not a program: it is not an async function")
+    return program  # type: ignore[no-any-return]

@@ -1,0 +1,41 @@
+"""Settings: the one model of what can be configured, from arguments, else from LLMOS_* in the environment, else defaults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from platformdirs import user_data_path
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from llmos.kernel.errno import InvalidArgument
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="LLMOS_", extra="ignore", frozen=True)
+
+    home: Path = Field(default_factory=lambda: user_data_path("llmos"))
+    """Where models, agents and history are."""
+    model: str = Field(default="smollm2", min_length=1, max_length=128)
+    """The model of a context that names none."""
+    device: Literal["cpu", "reference", "dummy"] = "cpu"
+    policy: Literal["fair", "fcfs"] = "fair"
+    device_memory: int | None = Field(default=None, ge=1 << 20, le=1 << 46)
+    """Bytes for pages in the device tier of each model; None: a quarter of what is available, at most 4 GiB."""
+    host_memory: int | None = Field(default=None, ge=0, le=1 << 46)
+    """The same for the host tier."""
+    threads: int | None = Field(default=None, ge=1, le=1024)
+    """Compute threads of a CPU device; None: as many as the machine has cores."""
+    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    """Where the seeds of all processes come from; None: another at each boot."""
+
+
+def read_settings(**given: Any) -> Settings:
+    """Settings with these arguments where they are not None. Raises InvalidArgument."""
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = ".".join(map(str, first["loc"]))
+        raise InvalidArgument(f"setting {name} (LLMOS_{name.upper()}): {first['msg']}") from None

@@ -1,0 +1,6 @@
+"""The library: the models this machine has, and how they come here."""
+
+from .manifest import File, Manifest
+from .store import Library
+
+__all__ = ["File", "Library", "Manifest"]

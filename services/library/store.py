@@ -1,0 +1,256 @@
+"""The store of models: what is here, and how it comes and goes.
+
+Owns <home>/models. Invariants: a model is in its place whole or not at all (it is built in .incoming and moved by one
+rename); one pull of a model at a time, on the whole machine, the others wait and find it done; files never change
+after that. `pull` blocks: call it from a thread. It stops when its progress function raises, and on Ctrl-C; what it
+had fetched is kept, and the next pull goes on from there. Loads no model: `inspect` judges files.
+
+    models/smollm2/135m-instruct-q4_1/    manifest.json  files/  derived/
+    models/.incoming/NAME--TAG/           lock  parts/ (half-fetched files)  staging/ (what will be renamed)
+"""
+
+from __future__ import annotations
+
+import difflib
+import fcntl
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from llmos.kernel.errno import AlreadyExists, BadFormat, IntegrityError, InvalidArgument, NotFound, NotPermitted
+
+from .catalogue import CATALOGUE, DEFAULT, WheelModel
+from .hub import hub_source
+from .local import LocalSource
+from .manifest import File, Manifest, checked_name, is_name, read_manifest
+from .source import Inspect, Source, Workplace
+from .transfer import CHUNK, Progress, no_space
+from .wheel import WheelSource
+
+KEEP_PARTS = 14 * 24 * 3600.0
+"""Seconds after which what an abandoned pull had fetched is deleted."""
+LOOK_AGAIN = 0.2
+"""Seconds between looks at another pull's lock."""
+
+
+class Library:
+    """The models of one llmos home. `environ` has the settings of pip and of the hub's library, which are theirs."""
+
+    default = DEFAULT
+
+    def __init__(
+        self,
+        home: Path,
+        inspect: Inspect,
+        environ: Mapping[str, str] | None = None,
+        pause: Callable[[float], None] = time.sleep,
+        catalogue: Sequence[WheelModel] = CATALOGUE,
+    ) -> None:
+        self.root = home / "models"
+        self.catalogue = catalogue
+        self._inspect = inspect
+        self._environ = os.environ if environ is None else environ
+        self._pause = pause
+
+    def models(self) -> list[Manifest]:
+        """Every model that is here, by name."""
+        found = []
+        for place in sorted(self.root.glob("[!.]*/[!.]*")):
+            try:
+                found.append(read_manifest(place))
+            except (FileNotFoundError, NotADirectoryError, BadFormat):
+                continue  # not a model, or one that `find` complains of
+        return found
+
+    def find(self, name: str) -> Manifest:
+        """The model called NAME or NAME:TAG; of several tags, the one pulled last. Raises NotFound, BadFormat."""
+        wanted, _, tag = name.partition(":")
+        here = self.models()
+        matching = [model for model in here if model.name == wanted and tag in ("", model.tag)]
+        if matching:
+            return max(matching, key=lambda model: model.created)
+        if is_name(wanted) and (tag == "" or is_name(tag)):
+            for damaged in sorted((self.root / wanted).glob(f"{tag or '[!.]*'}/manifest.json")):
+                return read_manifest(damaged.parent)  # says how it is damaged
+        known = {model.name for model in here} | {entry.name for entry in self.catalogue}
+        near = difflib.get_close_matches(wanted, known, 3, 0.5)
+        hint = f"did you mean {' or '.join(near)}? " if near and near != [wanted] else ""
+        raise NotFound(
+            f"there is no model {name[:80]!r} here; {hint}`llmos models` lists what is here, `llmos pull {name[:80]}` fetches one"
+        )
+
+    def pull(self, reference: str, progress: Progress | None = None, name: str | None = None) -> Manifest:
+        """Bring a model: a NAME of the catalogue, a PATH (GGUF file or model directory), or hf:OWNER/REPO.
+
+        What is here already is returned at once, without looking further. `name` is what to call it here. Raises
+        NotFound, NotPermitted, TimedOut, NoSpace, IntegrityError, BadFormat, NotSupported, AlreadyExists, InvalidArgument.
+        """
+        report = progress or (lambda what, done, total: None)
+        source = self._source(reference)
+        name, tag = checked_name(name or source.name), checked_name(source.tag, "tag")
+        place = self.root / name / tag
+        done = self._present(place, source)
+        if done is not None:
+            return done
+        with _files_of_ours(self.root):
+            incoming = self.root / ".incoming" / f"{name}--{tag}"
+            incoming.mkdir(parents=True, exist_ok=True)
+            self._clean()
+            with self._locked(incoming, f"waiting for another pull of {name}", report):
+                done = self._present(place, source)
+                try:
+                    done = done or self._install(source, place, incoming, report)
+                finally:
+                    if done or not any((incoming / "parts").glob("*")):
+                        shutil.rmtree(incoming, ignore_errors=True)
+                return done
+
+    def remove(self, name: str) -> Manifest:
+        """Delete a model, NAME or NAME:TAG. Processes that run it keep what they have mapped. Raises NotFound."""
+        try:
+            model = self.find(name)
+        except BadFormat:  # exactly then it must be possible to remove it
+            wanted, _, tag = name.partition(":")
+            tag = tag or next((self.root / wanted).glob("[!.]*/manifest.json")).parent.name
+            model = Manifest(wanted, tag, {}, "", "", 0, "", self.root / wanted / tag)
+        with _files_of_ours(self.root):
+            trash = self.root / ".incoming" / f".removed-{os.getpid()}-{time.monotonic_ns()}"
+            trash.parent.mkdir(parents=True, exist_ok=True)
+            model.directory.rename(trash)
+            shutil.rmtree(trash, ignore_errors=True)
+            if not any(model.directory.parent.iterdir()):
+                model.directory.parent.rmdir()
+        return model
+
+    def verify(self, name: str) -> Manifest:
+        """Read every file of a model again and compare it with its manifest. Raises IntegrityError."""
+        model = self.find(name)
+        for file, promised in model.files.items():
+            sha256 = hashlib.sha256()
+            try:
+                with (model.directory / "files" / file).open("rb") as reader:
+                    while chunk := reader.read(CHUNK):
+                        sha256.update(chunk)
+            except FileNotFoundError:
+                sha256 = hashlib.sha256(b"missing")
+            if sha256.hexdigest() != promised.sha256:
+                raise IntegrityError(f"{file} of {model.name}:{model.tag} has changed on disk; `llmos rm {name}` and pull it again")
+        return model
+
+    def _source(self, reference: str) -> Source:
+        if reference.startswith("hf:"):
+            return hub_source(reference)
+        wanted, _, tag = reference.partition(":")
+        for entry in self.catalogue:
+            if entry.name == wanted and tag in ("", entry.tag):
+                return WheelSource(entry)
+        if not reference.strip() or "\0" in reference:
+            raise InvalidArgument("say which model to pull: a name of the catalogue, a path, or hf:OWNER/REPO")
+        try:
+            path = Path(reference).expanduser()
+            if path.exists() or "/" in reference or path.suffix:
+                return LocalSource(path.resolve())
+        except (OSError, RuntimeError) as error:  # longer than a path may be; no such person's ~
+            raise InvalidArgument(f"{reference[:80]!r} is no path ({error}); give one, {Library.default}, or hf:OWNER/REPO") from None
+        names = [entry.name for entry in self.catalogue]
+        near = difflib.get_close_matches(wanted, names, 1, 0.5)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise NotFound(f"{reference[:80]!r} is no model that can be pulled; {hint}give {', '.join(names)}, a path, or hf:OWNER/REPO")
+
+    def _present(self, place: Path, source: Source) -> Manifest | None:
+        try:
+            here = read_manifest(place)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if here.source != source.origin:
+            taken = f"{here.name}:{here.tag}"
+            raise AlreadyExists(f"{taken} is another model, from {here.source}; `llmos rm {taken}`, or pull this one under another name")
+        return here
+
+    def _install(self, source: Source, place: Path, incoming: Path, progress: Progress) -> Manifest:
+        """Build the model in staging and move it to its place. Under the lock."""
+        staging, parts = incoming / "staging", incoming / "parts"
+        shutil.rmtree(staging, ignore_errors=True)
+        (staging / "files").mkdir(parents=True)
+        parts.mkdir(exist_ok=True)
+        try:
+            workplace = Workplace(staging / "files", parts, progress, self._environ, Path.home(), self._inspect, self._pause)
+            hashes, licence = source.bring(workplace)
+            files = {name: File(sha256, (staging / "files" / name).stat().st_size) for name, sha256 in hashes.items()}
+            size = sum(file.size for file in files.values())
+            progress("checking", 0, None)
+            draft = Manifest(place.parent.name, place.name, files, licence, source.origin, size, _now(), staging)
+            facts = self._inspect(draft.path, weights=True)
+            manifest = Manifest(
+                draft.name, draft.tag, files, licence or facts.get("licence", ""), source.origin, size, draft.created, staging
+            )
+            with no_space(manifest.name):
+                manifest.write()
+                for file in [*(staging / "files").iterdir(), staging / "manifest.json", staging / "files", staging]:
+                    _sync(file)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                if place.exists():  # without a manifest: left by hand, not by us
+                    shutil.rmtree(place)
+                staging.rename(place)
+                _sync(place.parent)
+            return read_manifest(place)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+    @contextmanager
+    def _locked(self, incoming: Path, waiting: str, progress: Progress) -> Iterator[None]:
+        """Hold the lock of one model's pulls. Looks again and again, so that the progress function can stop the wait."""
+        while True:
+            incoming.mkdir(parents=True, exist_ok=True)
+            with (incoming / "lock").open("a") as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    progress(waiting, 0, None)
+                    self._pause(LOOK_AGAIN)
+                    continue
+                try:
+                    mine = os.fstat(lock.fileno()).st_ino == (incoming / "lock").stat().st_ino
+                except FileNotFoundError:
+                    mine = False
+                if mine:  # else the other pull was done and has removed the folder: lock the new one
+                    yield
+                    return
+
+    def _clean(self) -> None:
+        """Delete what removals and long abandoned pulls left behind."""
+        for folder in (self.root / ".incoming").iterdir():
+            try:
+                age = time.time() - folder.stat().st_mtime
+            except FileNotFoundError:
+                continue  # another pull just ended
+            if folder.name.startswith(".removed-") or age > KEEP_PARTS:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _files_of_ours(root: Path) -> Iterator[None]:
+    """Files that cannot be read or written are a fault that names them."""
+    try:
+        with no_space("a model"):
+            yield
+    except OSError as error:
+        where = error.filename or root
+        raise NotPermitted(f"{where}: {error.strerror}; check its permissions, or set LLMOS_HOME to a folder of yours") from None

@@ -1,0 +1,153 @@
+"""Builtins that start agents: spawn runs one, ask puts one question to the chat agent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import llmos
+
+from ..attend import attend
+from ..streams import Source
+from .call import MOST_DIGITS, Builtin, Call, Refused, Usage, number, options
+
+if TYPE_CHECKING:
+    from llmos import Child
+
+CHAT = "chat"
+MOST_CHARACTERS = 4 << 20
+"""Longest question; the system takes no longer text in one piece."""
+CLASSES = ("interactive", "normal", "batch", "idle")
+LONG = {"-n": "--nice", "-c": "--class", "-m": "--model"}
+VALUES = ("--name", "--nice", "--class", "--model", "--tokens", "--pages", "--seconds", "--children", *LONG)
+
+
+async def spawn(call: Call) -> int:
+    found, words = options(call.args, values=VALUES)
+    given = {LONG.get(name, name): value for name, value in found.items()}
+    if not words:
+        raise Usage(f"which agent? There are {', '.join(call.shell.agents()) or 'none'}")
+    return await run_agent(call, words[0], " ".join(words[1:]), given)
+
+
+async def ask(call: Call) -> int:
+    found, words = options(call.args, values=("--model", "-m"))
+    given = {LONG.get(name, name): value for name, value in found.items()}
+    question = " ".join(words)
+    if call.redirected:
+        question = "\n\n".join(part for part in (question, await _whole(call.stdin)) if part)
+    if not question.strip():
+        raise Usage("ask what?")
+    call.redirected = False  # it is in the question now
+    return await run_agent(call, CHAT, question, given)
+
+
+async def run_agent(call: Call, agent: str, text: str, given: dict[str, str]) -> int:
+    """Run an agent to its end on the streams of `call`. What it is told and what it reads are one text, in that order."""
+    cls = given.get("--class")
+    if cls is not None and cls not in CLASSES:
+        raise Usage(f"there is no class '{cls}': the classes are {', '.join(CLASSES)}")
+    nice = number(given["--nice"].removeprefix("+"), "nice value", least=-20) if "--nice" in given else None
+    limits = None
+    if given.keys() & {"--tokens", "--pages", "--seconds", "--children"}:
+        limits = llmos.Limits(
+            tokens=_count(given, "--tokens"),
+            pages=_count(given, "--pages"),
+            wall_seconds=_seconds(given),
+            children=_count(given, "--children"),
+        )
+    system = await call.system()
+    await call.shell.model_loaded(call.job)
+    stdin: Source | None = None
+    if call.redirected:
+        stdin = _Told(text, call.stdin) if text else call.stdin
+    elif not text:
+        stdin = call.stdin
+        if call.job.foreground and call.shell.typed:
+            await call.complain("reads what you type: Ctrl-D ends its input")
+    words = [text] if text and stdin is None else []
+
+    async def start() -> Child:
+        name, model = given.get("--name"), given.get("--model")
+        return await system.spawn(agent, *words, name=name, nice=nice, cls=cls, limits=limits, model=model)
+
+    try:
+        return await attend(call.job, start, stdin, call.stdout, call.stderr, call.shell)
+    except llmos.NotFound as missing:
+        raise Refused(str(missing), 127) from None
+    except llmos.BadFormat as bad:
+        raise Refused(str(bad), 126) from None
+
+
+class _Told:
+    """What an agent was told on the command line, then what it reads."""
+
+    def __init__(self, text: str, rest: Source) -> None:
+        self._text = f"{text}\n\n"
+        self._rest = rest
+
+    async def read(self) -> str:
+        text, self._text = self._text, ""
+        return text or await self._rest.read()
+
+    def close(self) -> None:
+        self._rest.close()
+
+
+async def _whole(source: Source) -> str:
+    """All of a source, or as much as shows that it is too long for one question."""
+    pieces: list[str] = []
+    held = 0
+    while held <= MOST_CHARACTERS and (piece := await source.read()):
+        pieces.append(piece)
+        held += len(piece)
+    if held > MOST_CHARACTERS:
+        raise Refused(f"the input has more than {MOST_CHARACTERS} characters, too many for one question")
+    return "".join(pieces)
+
+
+def _count(given: dict[str, str], name: str) -> int | None:
+    return number(given[name], f"number for {name}") if name in given else None
+
+
+def _seconds(given: dict[str, str]) -> float | None:
+    text = given.get("--seconds")
+    if text is None:
+        return None
+    try:
+        seconds = float(text) if len(text) <= MOST_DIGITS else -1.0
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < float("inf"):
+        raise Usage(f"'{text}' is no number of seconds")
+    return seconds
+
+
+BUILTINS = (
+    Builtin(
+        "spawn",
+        "spawn [OPTION]... AGENT [TEXT]... [< FILE] [> FILE] [&]",
+        "run an agent as a process",
+        (
+            "spawn summarise < README.md > summary.txt &",
+            "spawn summarise 'The sun rose. It was warm.'",
+            "cat notes.txt | spawn summarise | spawn chat",
+            "spawn --class batch --nice 10 --tokens 2000 summarise < long.txt",
+        ),
+        spawn,
+        """\
+An agent is a file agents/AGENT.toml of this directory, of the home of llmos, or one that comes with it.
+  -n, --nice VALUE     from -20 (served most) to 19 (served least)
+  -c, --class CLASS    interactive, normal, batch or idle
+  -m, --model NAME     a model that `models` shows
+  --tokens N --pages N --seconds N --children N    limits: passing one ends the process
+  --name NAME          what ps calls it""",
+    ),
+    Builtin(
+        "ask",
+        "ask [--model NAME] TEXT... [< FILE]",
+        "put one question to the chat agent",
+        ("ask What is the capital of France?", "ask 'Who wrote this?' < letter.txt"),
+        ask,
+        "A line that is no command goes to the chat agent too, in one long conversation; ask starts from nothing.",
+    ),
+)

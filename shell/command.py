@@ -1,0 +1,161 @@
+"""The llmos command: models come and go, the system is tried and timed, and `llmos sh` is the shell.
+
+Imports nothing heavy before its arguments are understood: --help and --version answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+
+import llmos
+
+from .main import system_options
+
+USAGE = 2
+INTERRUPTED = 130
+
+EXAMPLES = """\
+examples:
+  llmos sh                            the shell; the same as llmsh
+  llmos pull smollm2                  get a model by name
+  llmos pull hf:Qwen/Qwen2.5-0.5B-Instruct
+  llmos pull ~/models/tiny.gguf --name tiny
+  llmos models --json                 what there is, for scripts
+  llmos rm tiny
+  llmos demo                          one question, and the processes
+  llmos boot --timing                 how long a start takes, part by part"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="llmos", description="An operating system for language-model agents.", epilog=EXAMPLES, formatter_class=raw
+    )
+    parser.add_argument("--version", action="version", version=f"llmos {llmos.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def add(name: str, run: Callable[[argparse.Namespace], int], summary: str, example: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=summary, description=f"{summary}.", epilog=f"example:\n  {example}", formatter_class=raw)
+        command.set_defaults(run=run)
+        return command
+
+    commands.add_parser("sh", help="the shell, as llmsh", add_help=False)
+    command = add("pull", _pull, "get a model", "llmos pull smollm2")
+    command.add_argument(
+        "reference", metavar="NAME|PATH|hf:OWNER/REPO", help="what to get: a known name, a GGUF file, a directory, a repository"
+    )
+    command.add_argument("--name", help="what to call it here")
+    _home(command)
+    command = add("models", _models, "list the models on this machine", "llmos models --json")
+    command.add_argument("--json", action="store_true", help="for scripts")
+    _home(command)
+    command = add("rm", _remove, "remove models", "llmos rm tiny")
+    command.add_argument("names", nargs="+", metavar="NAME", help="as llmos models shows it; NAME:TAG for one of several")
+    _home(command)
+    system_options(add("demo", _demo, "ask one question, show the processes, exit", "llmos demo"))
+    command = add("boot", _boot, "boot the system, generate one token, shut down", "llmos boot --timing")
+    command.add_argument("--timing", action="store_true", help="say how long each part took")
+    system_options(command)
+    return parser
+
+
+def _home(command: argparse.ArgumentParser) -> None:
+    from pathlib import Path
+
+    command.add_argument("--home", metavar="DIR", type=Path, help="where models are kept (default: $LLMOS_HOME, or the user's data folder)")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of llmos; returns its exit status."""
+    began = time.monotonic()
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["sh"]:
+        from .main import main as shell
+
+        return shell(words[1:])
+    found = _parser().parse_args(words)
+    found.began = began
+    try:
+        return _run(found)
+    except KeyboardInterrupt:
+        print("llmos: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _run(found: argparse.Namespace) -> int:
+    from llmos import Fault, InvalidArgument
+
+    try:
+        status: int = found.run(found)
+        return status
+    except InvalidArgument as wrong:
+        print(f"llmos: {found.command}: {wrong}", file=sys.stderr)
+        return USAGE
+    except Fault as fault:
+        print(f"llmos: {found.command}: {fault}", file=sys.stderr)
+        return 1
+
+
+def _pull(found: argparse.Namespace) -> int:
+    from llmos.services.init.boot import read_settings
+
+    from .store import pull
+
+    try:
+        model = pull(read_settings(home=found.home).home, found.reference, found.name)
+    except KeyboardInterrupt:
+        print("llmos: pull: stopped; the next pull goes on from there", file=sys.stderr)
+        return INTERRUPTED
+    print(f"{model.name}:{model.tag} is here")
+    return 0
+
+
+def _models(found: argparse.Namespace) -> int:
+    from llmos.services.init.boot import read_settings
+
+    from .render import models_table, plain_text, styled_text
+    from .store import stored_models
+
+    settings = read_settings(home=found.home)
+    rows = stored_models(settings.home, settings.model, set())
+    if found.json:
+        print(json.dumps(rows))
+    elif rows:
+        drawing = models_table(rows)
+        print(styled_text(drawing) if sys.stdout.isatty() else plain_text(drawing), end="")
+    else:
+        print("llmos: models: there are none yet: llmos pull smollm2", file=sys.stderr)
+    return 0
+
+
+def _remove(found: argparse.Namespace) -> int:
+    from llmos.services.init.boot import read_settings
+
+    from .store import library
+
+    models = library(read_settings(home=found.home).home)
+    for name in found.names:
+        model = models.remove(name)
+        print(f"{model.name}:{model.tag} is removed")
+    return 0
+
+
+def _demo(found: argparse.Namespace) -> int:
+    from .main import Options
+    from .run import run
+
+    return run(Options(None, None, (), True, found.model, found.device, found.home))
+
+
+def _boot(found: argparse.Namespace) -> int:
+    from .timing import boot_timed
+
+    return boot_timed(found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

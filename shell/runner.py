@@ -1,0 +1,237 @@
+"""From text to status: the commands of -c, a script, a pipe or a person, run one after the other.
+
+Owns the loop over lines and what Ctrl-C means at each moment: the job in front takes it, else the line that is being read,
+else a script ends. Reports syntax errors with their line. Sets nothing up and tears nothing down: that is run.py.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+
+from .builtins.call import Leave
+from .chat import Chat
+from .interpreter import Interpreter
+from .jobs import INTERRUPTED, Job
+from .lexer import BadSyntax, Incomplete
+from .lines import LineCancelled, Lines
+from .parser import Script, parse
+from .routing import Kind, route
+from .session import Shell
+from .streams import NotText, describe, open_source
+from .terminal import TerminalSink
+
+USAGE = 2
+"""Status of what was called wrongly."""
+
+DEMO = ("ask What is the capital of France?", "ps")
+
+
+class Runner:
+    """Feeds one shell."""
+
+    def __init__(self, shell: Shell, chat: Chat) -> None:
+        self._shell = shell
+        self._chat = chat
+        self._interpreter = Interpreter(shell)
+        self._lines: Lines | None = None
+        self._scope = anyio.CancelScope()
+        self._ended_by = 0
+
+    # --- signals --------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def signals(self) -> AsyncIterator[None]:
+        """While the body runs: INT goes where Ctrl-C goes, TERM and HUP end the body, jobs and all."""
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(self._receive)
+            with self._scope:
+                yield
+            tasks.cancel_scope.cancel()
+
+    async def _receive(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as received:
+            task_status.started()
+            async for number in received:
+                if number != signal.SIGINT:
+                    self._ended_by = number
+                    self._scope.cancel()
+                elif await self._shell.interrupt():
+                    pass
+                elif self._lines is not None:
+                    self._lines.cancel()
+                else:
+                    self._ended_by = number
+                    self._scope.cancel()
+
+    @property
+    def ended_by_signal(self) -> int | None:
+        """The status to exit with, if a signal ended the body."""
+        return 128 + self._ended_by if self._ended_by else None
+
+    # --- scripts --------------------------------------------------------------------------------------------------
+
+    async def text(self, text: str, name: str = "") -> int:
+        """Run a whole script. Nothing of it runs if it has an error of syntax. Its jobs are waited for at its end."""
+        try:
+            script = parse(text)
+        except BadSyntax as bad:
+            await self._say_syntax(bad, text, name)
+            return USAGE
+        return await self._finish(script)
+
+    async def file(self, path: str) -> int:
+        """Run a script file."""
+        shell = self._shell
+        try:
+            source = await open_source(path)
+        except OSError as error:
+            await shell.terminal.error(f"llmsh: {describe(error)}")
+            return 127 if isinstance(error, FileNotFoundError) else 126
+        pieces: list[str] = []
+        try:
+            while piece := await source.read():
+                pieces.append(piece)
+        except (NotText, OSError) as error:
+            await shell.terminal.error(f"llmsh: {error if isinstance(error, NotText) else describe(error)}")
+            return 126
+        finally:
+            source.close()
+        text = "".join(pieces).removeprefix("\ufeff")
+        return await self.text(text, path)
+
+    async def _finish(self, script: Script) -> int:
+        try:
+            status = await self._interpreter.run(script)
+        except Leave as left:
+            status = left.status
+        await self._wait_for_jobs()
+        return status
+
+    async def _wait_for_jobs(self) -> None:
+        """What runs in the background lives in this program: it is let finish, so that nothing of it is lost."""
+        for job in self._shell.jobs.running:
+            await job.done.wait()
+
+    async def _say_syntax(self, bad: BadSyntax, text: str, name: str) -> None:
+        line = text.count("\n", 0, bad.position) + 1
+        where = f"{name}: line {line}: " if name else f"line {line}: " if "\n" in text.rstrip("\n") else ""
+        await self._shell.terminal.error(f"llmsh: {where}{bad.message}")
+
+    async def demo(self) -> int:
+        """One question and a look at the processes, as a person would type them."""
+        shell = self._shell
+        for line in DEMO:
+            await shell.terminal.write(f"{_prompt(shell)}{line}\n")
+            status = await self._interpreter.run(parse(line))
+            await shell.terminal.fresh_line()
+            if status != 0:
+                return status
+        return 0
+
+    # --- lines ----------------------------------------------------------------------------------------------------
+
+    async def lines(self, lines: Lines) -> int:
+        """Run lines until they end or `exit`. In an interactive shell those that are no command go to the chat agent."""
+        shell = self._shell
+        while True:
+            await shell.show_notes()
+            try:
+                line = await self._read(lines, _prompt(shell))
+                if line is not None:
+                    await self._take(line, lines)
+                    continue
+                if shell.interactive and shell.jobs.running and shell.warn_of_jobs:
+                    await self._interpreter.run(parse("exit"))
+                    continue
+                status = shell.status
+            except LineCancelled:
+                shell.status = INTERRUPTED
+                continue
+            except NotText as error:
+                await shell.terminal.error(f"llmsh: {error}")
+                status = USAGE
+            except Leave as left:
+                status = left.status
+            break
+        if not shell.interactive:
+            await self._wait_for_jobs()
+        return status
+
+    async def _read(self, lines: Lines, prompt: str) -> str | None:
+        self._lines = lines
+        try:
+            return await lines.line(prompt)
+        finally:
+            self._lines = None
+
+    async def _take(self, line: str, lines: Lines) -> None:
+        shell = self._shell
+        if shell.interactive:
+            kind, meant = route(line, shell.builtins)
+            if kind is Kind.QUESTION:
+                await self.question(line.strip())
+                return
+            if kind is Kind.MISSPELT:
+                word = line.split()[0]
+                await shell.terminal.error(
+                    f"llmsh: '{word}' is no command: did you mean {meant}? To ask the chat agent: ask {line.strip()}"
+                )
+                shell.status = 127
+                return
+        script = await self._complete(line, lines)
+        if script is not None:
+            if not _is_exit(script):
+                shell.warn_of_jobs = shell.interactive
+            await self._interpreter.run(script)
+
+    async def _complete(self, text: str, lines: Lines) -> Script | None:
+        """The tree of a command that may go on over more lines; None if it never became one."""
+        while True:
+            try:
+                return parse(text)
+            except Incomplete as incomplete:
+                more = await self._read(lines, "> ")
+                if more is None:
+                    await self._say_syntax(incomplete, text, "")
+                    break
+                text = f"{text}\n{more}"
+            except BadSyntax as bad:
+                await self._say_syntax(bad, text, "")
+                break
+        self._shell.status = USAGE
+        return None
+
+    async def question(self, text: str) -> None:
+        """Put a line to the chat agent and show what it says."""
+        shell = self._shell
+        job = Job(text, foreground=True)
+
+        async def body(job: Job) -> int:
+            return await self._chat.say(job, text, TerminalSink(shell.terminal, job))
+
+        shell.status = await self._interpreter.foreground(job, body)
+
+
+def _is_exit(script: Script) -> bool:
+    return [command.words[0].plain for command in script.commands if command.words] == ["exit"]
+
+
+def _prompt(shell: Shell) -> str:
+    return f"llmsh:{_here(shell)}$ "
+
+
+def _here(shell: Shell) -> str:
+    """The current directory as the prompt shows it."""
+    try:
+        path = os.getcwd()
+    except FileNotFoundError:
+        return "?"
+    home = shell.variables.get("HOME", "")
+    if home and home != "/" and (path == home or path.startswith(home + "/")):
+        return f"~{path[len(home) :]}"
+    return path

@@ -1,0 +1,103 @@
+"""The models of this machine, as the shell shows them, and the pull of one, with a bar that shows how far it is.
+
+A pull runs in the main thread, before any event loop, so that Ctrl-C stops it at once; what was fetched is kept by the
+library and the next pull goes on from there. Knows nothing of sources and files: that is services/library.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmos import NotFound
+from llmos.services.library import Library
+
+from .terminal import VISIBLE
+
+if TYPE_CHECKING:
+    from llmos.services.init.settings import Settings
+    from llmos.services.library import Manifest
+    from llmos.services.library.transfer import Progress
+
+
+def library(home: Path) -> Library:
+    """The store of this home."""
+
+    def inspect(path: Path, *, weights: bool) -> Mapping[str, str]:
+        from llmos.services.init.inspect import inspect_model  # numpy and the file formats: loaded when something is pulled
+
+        return inspect_model(path, weights=weights)
+
+    return Library(home, inspect)
+
+
+def stored_models(home: Path, default: str, loaded: set[str]) -> list[dict[str, Any]]:
+    """A row for each model that is here, for `models` and `llmos models`."""
+    return [
+        {
+            "name": model.name,
+            "tag": model.tag,
+            "size": model.size,
+            "licence": model.licence,
+            "source": model.source,
+            "created": model.created,
+            "default": default in (model.name, f"{model.name}:{model.tag}"),
+            "loaded": not loaded.isdisjoint((model.name, f"{model.name}:{model.tag}")),
+        }
+        for model in library(home).models()
+    ]
+
+
+def provide(settings: Settings) -> None:
+    """See that the model is here. The default one is pulled if it is not: that is the first run.
+
+    Raises NotFound for another, and what a pull raises.
+    """
+    if settings.device == "dummy":
+        return
+    models = library(settings.home)
+    try:
+        models.find(settings.model)
+    except NotFound:
+        if settings.model != models.default:
+            raise
+        print(f"llmsh: this is the first run: getting the model {models.default}, once", file=sys.stderr)
+        pull(settings.home, models.default)
+
+
+def pull(home: Path, reference: str, name: str | None = None) -> Manifest:
+    """Pull a model under a bar on standard error, or without a terminal under a line for each thing it does."""
+    with _bar() if sys.stderr.isatty() else _plain() as progress:
+        return library(home).pull(reference, progress, name)
+
+
+@contextmanager
+def _bar() -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("looking", total=None)
+
+        def show(what: str, done: int, total: int | None) -> None:
+            bar.update(task, description=escape(what.translate(VISIBLE)), completed=done, total=total)
+
+        yield show
+
+
+@contextmanager
+def _plain() -> Iterator[Progress]:
+    said = ""
+
+    def show(what: str, done: int, total: int | None) -> None:
+        nonlocal said
+        if what != said:
+            said = what
+            print(f"llmos: {what}" + (f" ({total >> 20} MiB)" if total else ""), file=sys.stderr)
+
+    yield show

@@ -1,0 +1,174 @@
+"""Every family against transformers: logits, and 64 greedy tokens however their pages came to be."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from llmos.drivers.reference import ReferenceDevice
+from llmos.drivers.torch_cpu import TorchDevice
+from llmos.kernel.device import Copy, Row, Tier
+
+from .conftest import VOCABULARY, Golden
+from .contexts import Context, Frontend
+
+
+def torch_device(golden: Golden, slots: int = 8, dtype: str = "fp32") -> TorchDevice:
+    return TorchDevice(golden.checkpoint, name=golden.name, frames=160, host_frames=40, page_slots=slots, dtype=dtype)
+
+
+def reference_device(golden: Golden, slots: int = 8) -> ReferenceDevice:
+    return ReferenceDevice(golden.checkpoint, name=golden.name, frames=160, host_frames=40, page_slots=slots)
+
+
+DEVICES = {"torch": torch_device, "reference": reference_device}
+
+
+@pytest.fixture(params=list(DEVICES))
+def frontend(request: pytest.FixtureRequest, golden: Golden) -> Frontend:
+    return Frontend(DEVICES[request.param](golden))
+
+
+def prompt(length: int, seed: int = 0) -> list[int]:
+    return random.Random(seed).choices(range(3, VOCABULARY), k=length)
+
+
+def test_logits(golden: Golden) -> None:
+    tokens = prompt(61)
+    row = Row(0, tuple(tokens), 0, tuple(range(8)))
+    expected = golden.logits(tokens)
+    assert expected.std() > 0.5, "a model whose logits are all alike tests nothing"
+    device = torch_device(golden)
+    for got in (reference_device(golden).logits(row), device.decoder.logits(device.forward([row]))):
+        torch.testing.assert_close(got, expected, atol=2e-4, rtol=1e-4)
+
+
+def test_alone(golden: Golden, frontend: Frontend) -> None:
+    context = Context(prompt(45))
+    (output,) = frontend.generate([context], 64)
+    golden.agrees(prompt(45), output)
+
+
+def test_batched_with_lengths_and_phases_mixed(golden: Golden, frontend: Frontend) -> None:
+    """A batch whose rows are one token, a few, many pages long; one joins while the others decode."""
+    prompts = [prompt(length, length) for length in (1, 5, 33, 90, 91)]
+    contexts = [Context(list(tokens)) for tokens in prompts]
+    early = frontend.generate(contexts[:4], 5)
+    late = frontend.generate(contexts, 40)
+    for tokens, output in zip(prompts, [first + second for first, second in zip([*early, []], late, strict=True)], strict=True):
+        golden.agrees(tokens, output)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 16])
+def test_chunked(golden: Golden, frontend: Frontend, chunk: int) -> None:
+    context = Context(prompt(50))
+    frontend.prefill(context, chunk)
+    assert context.stored == 50
+    (output,) = frontend.generate([context], 64)  # begins with the last token computed again and not stored
+    golden.agrees(prompt(50), output)
+
+
+def test_last_token_again_does_not_write(golden: Golden, frontend: Frontend) -> None:
+    context = Context(prompt(21))
+    frontend.prefill(context)
+    before = page_bytes(frontend, context.frames)
+    (output,) = frontend.generate([context], 1)
+    assert torch.equal(page_bytes(frontend, context.frames), before)
+    golden.agrees(prompt(21), output)
+
+
+def test_forked(golden: Golden, frontend: Frontend) -> None:
+    """Twins share all full pages, each goes its own way, and a twin of a twin too."""
+    parent = Context(prompt(45))
+    frontend.prefill(parent)
+    family, copies = [parent], []
+    for ending in (5, 6, 7):
+        twin, copied = frontend.fork(parent)
+        twin.tokens.append(ending)
+        family.append(twin)
+        copies += copied
+    frontend.step([], copies)
+    outputs = frontend.generate(family, 20)
+    twin, copied = frontend.fork(family[2])
+    frontend.step([], copied)
+    family.append(twin)
+    more = frontend.generate(family, 44)
+    for context, output in zip(family, more, strict=True):
+        golden.agrees(context.tokens[:-44], output)
+    for ending, output in zip(([], [5], [6], [7]), outputs, strict=True):
+        golden.agrees(prompt(45) + ending, output)
+    assert len({tuple(output) for output in outputs}) > 1
+
+
+def test_prefix_hit(golden: Golden, frontend: Frontend) -> None:
+    """A second context begins on pages that the first one filled."""
+    first = Context(prompt(48))
+    frontend.prefill(first)
+    second = Context(prompt(48)[:40] + prompt(17, 3), list(first.frames[:5]), 40)
+    whole = Context(prompt(48), list(first.frames[:6]), 48)
+    outputs = frontend.generate([first, second, whole], 64)
+    golden.agrees(prompt(48), outputs[0])
+    golden.agrees(prompt(48)[:40] + prompt(17, 3), outputs[1])
+    assert outputs[2] == outputs[0]
+
+
+def test_swapped_out_and_in(golden: Golden, frontend: Frontend) -> None:
+    context = Context(prompt(45))
+    (begun,) = frontend.generate([context], 20)
+    before, old = page_bytes(frontend, context.frames), list(context.frames)
+    copies = frontend.swap(context, range(20, 40))
+    half = len(copies) // 2
+    frontend.step([], copies[:half])
+    other = Context(prompt(8 * len(old), 9), old)  # others use the frames meanwhile
+    frontend.generate([other], 2)
+    frontend.step([], copies[half:])
+    assert torch.equal(page_bytes(frontend, context.frames), before)
+    (output,) = frontend.generate([context], 44)
+    golden.agrees(prompt(45), begun + output)
+
+
+def test_a_step_copies_before_it_computes(golden: Golden, frontend: Frontend) -> None:
+    context = Context(prompt(45))
+    frontend.prefill(context)
+    copies = frontend.swap(context, range(10))
+    outcome = frontend.step([frontend.row(context)], copies)
+    golden.agrees(prompt(45), [outcome.tokens[0]])
+
+
+@pytest.mark.parametrize("slots", [1, 5, 16, 64])
+def test_page_sizes(golden: Golden, slots: int) -> None:
+    frontend = Frontend(torch_device(golden, slots))
+    context = Context(prompt(30))
+    frontend.prefill(context, 11)
+    (output,) = frontend.generate([context], 34)
+    golden.agrees(prompt(30), output)
+
+
+def test_bf16_is_near(golden: Golden) -> None:
+    """bf16 rounds every product to 8 bits: logits near the reference's, and mostly the same greedy tokens."""
+    tokens = prompt(61)
+    row = Row(0, tuple(tokens), 0, tuple(range(8)))
+    device = torch_device(golden, dtype="bf16")
+    expected, got = golden.logits(tokens), device.decoder.logits(device.forward([row])).float()
+    error = (got - expected).norm() / (expected - expected.mean()).norm()
+    assert error < 0.05, f"relative error {error:.3f}"
+    assert (got.argmax(-1) == expected.argmax(-1)).float().mean() > 0.8
+
+
+def page_bytes(frontend: Frontend, frames: list[int]) -> torch.Tensor:
+    device = frontend.device
+    if isinstance(device, TorchDevice):
+        return torch.stack([device.frames.page(Tier.DEVICE, frame) for frame in frames]).clone()
+    assert isinstance(device, ReferenceDevice)
+    return device.pages[Tier.DEVICE][frames].clone()
+
+
+def test_copy_to_itself_and_between_tiers(golden: Golden, frontend: Frontend) -> None:
+    context = Context(prompt(8))
+    frontend.prefill(context)
+    page = page_bytes(frontend, context.frames)
+    frame = context.frames[0]
+    frontend.step([], [Copy(Tier.DEVICE, frame, Tier.DEVICE, frame), Copy(Tier.DEVICE, frame, Tier.HOST, 3), Copy(Tier.HOST, 3, Tier.HOST, 4), Copy(Tier.HOST, 4, Tier.DEVICE, 0)])
+    assert torch.equal(page_bytes(frontend, [0]), page)

@@ -1,0 +1,117 @@
+"""Agent files: what is read, and how a mistake is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llmos.kernel.errno import BadFormat, NotFound
+from llmos.kernel.process import Limits
+from llmos.sdk.agentfile import MAX_BYTES, find, load, names, parse
+
+WHOLE = '''
+name = "poet"
+description = "Writes poems."
+model = "smollm2"
+system = "You write poems."
+prompt = """
+About {input}:
+nice = 3
+"""
+input = "line"
+class = "batch"
+nice = 7
+max_turns = 3
+separator = "--"
+
+[limits]
+tokens = 2000
+wall_seconds = 60
+
+[sampling]
+temperature = 0.5
+stop = ["END"]
+max_tokens = 64
+'''
+
+
+def test_everything_is_read() -> None:
+    agent = parse(WHOLE, "file", "poet.toml")
+    assert agent.name == "poet"
+    assert agent.prompt == "About {input}:\nnice = 3\n"
+    assert (agent.input, agent.cls, agent.nice, agent.max_turns, agent.separator) == ("line", "batch", 7, 3, "--")
+    assert agent.limits == Limits(tokens=2000, wall_seconds=60)
+    assert agent.sampling == {"temperature": 0.5, "stop": ["END"], "max_tokens": 64}
+
+
+def test_an_empty_file_is_an_agent() -> None:
+    agent = parse("", "plain", "plain.toml")
+    assert (agent.name, agent.prompt, agent.input, agent.sampling) == ("plain", "{input}", "all", {})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('sytem = "x"', "a.toml, line 1: there is no key 'sytem'; did you mean 'system'?"),
+        ('\n\nclas = "batch"', "a.toml, line 3: there is no key 'clas'; did you mean 'class'?"),
+        ('system = "x"\n[limts]\ntokens = 3', "a.toml, line 2: there is no key 'limts'; did you mean 'limits'?"),
+        ("[limits]\n\ntoken = 3", "a.toml, line 3: there is no key 'token' in [limits]; did you mean 'tokens'?"),
+        ("[sampling]\ntemprature = 1", "a.toml, line 2: there is no key 'temprature' in [sampling]; did you mean 'temperature'?"),
+        ("sampling.temprature = 1", "a.toml, line 1: there is no key 'temprature' in [sampling]; did you mean 'temperature'?"),
+        ("sampling = {temperature = 11}", "a.toml, line 1: 'sampling.temperature' must be at most 10, not 11"),
+        ("zzz = 1", "a.toml, line 1: there is no key 'zzz'; the keys are name, description,"),
+        ('nice = "high"', "a.toml, line 1: 'nice' must be a valid integer, not 'high'"),
+        ("nice = 20", "a.toml, line 1: 'nice' must be at most 19, not 20"),
+        ('class = "fast"', "a.toml, line 1: 'class' must be one of 'interactive', 'normal', 'batch' or 'idle', not 'fast'"),
+        ("[sampling]\ntop_p = nan", "a.toml, line 2: 'sampling.top_p' must be a finite number, not nan"),
+        ("[limits]\nwall_seconds = -1", "a.toml, line 2: 'limits.wall_seconds' must be at least 0, not -1"),
+        ('prompt = "about {inptu}"', "a.toml, line 1: prompt has {inptu}; did you mean {input}?"),
+        ('system = """\nnice = 99\n"""\nnice = 99', "a.toml, line 4: 'nice' must be at most 19"),
+        ('system = "x', "a.toml, line 1: this is not TOML:"),
+        ('a = 1\nb = "x" c\n', "a.toml, line 2: this is not TOML:"),
+        ("nice = 1\nnice = 2", "a.toml, line 2: this is not TOML: Cannot overwrite a value"),
+        ("max_turns = 99999999999999999999", "'max_turns' must be at most 1000000"),
+    ],
+)
+def test_a_mistake_names_line_and_key_and_the_nearest(text: str, message: str) -> None:
+    with pytest.raises(BadFormat) as caught:
+        parse(text, "a", "a.toml")
+    assert message in str(caught.value)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(NotFound):
+        load(tmp_path / "none.toml")
+    (tmp_path / "latin.toml").write_bytes(b'name = "a"\nsystem = "\xe9"')
+    with pytest.raises(BadFormat, match=r"latin\.toml, line 2: this is not UTF-8"):
+        load(tmp_path / "latin.toml")
+    (tmp_path / "big.toml").write_bytes(b"#" * (MAX_BYTES + 1))
+    with pytest.raises(BadFormat, match="longer than"):
+        load(tmp_path / "big.toml")
+    with pytest.raises(BadFormat, match="cannot be read"):
+        load(tmp_path)
+
+
+def test_agents_are_found_in_the_first_folder_that_has_them(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder, text in ((first, 'description = "mine"'), (second, 'description = "theirs"')):
+        folder.mkdir()
+        (folder / "poet.toml").write_text(text)
+    (second / "critic.toml").write_text("")
+    folders = (first, second, tmp_path / "missing")
+    assert find("poet", folders).description == "mine"
+    assert find("critic", folders).name == "critic"
+    assert find(str(second / "poet.toml"), folders).description == "theirs"
+    assert names(folders) == ["critic", "poet"]
+    with pytest.raises(NotFound, match="did you mean 'critic'"):
+        find("critc", folders)
+    with pytest.raises(NotFound, match="there are critic, poet"):
+        find("zzzz", folders)
+
+
+def test_the_agents_that_come_with_llmos_are_good() -> None:
+    folder = Path(__file__).parents[2] / "agents"
+    assert names([folder]) == ["chat", "summarise"]
+    assert find("chat", [folder]).input == "line"
+    assert find("summarise", [folder]).input == "all"
