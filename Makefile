@@ -33,8 +33,9 @@ lint: $(VENV)/.developed ## style, types, and which folder may import which
 
 check: lint test ## lint and test: what must pass before a commit
 
-bench: $(VENV)/.developed ## measure the kernel alone, then all workloads on llmos and every installed peer
+bench: $(VENV)/.developed ## measure the kernel alone, calls, then all workloads on llmos and every installed peer
 	-$(BIN)/python benchmarks/overhead.py
+	-$(BIN)/python benchmarks/syscall_latency.py
 	$(BIN)/python benchmarks/run.py
 
 soak: $(VENV)/.developed ## run the tests that take minutes

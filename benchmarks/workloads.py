@@ -54,7 +54,7 @@ class Single:
 class Batch:
     """W2: many requests at once that share nothing."""
 
-    title: ClassVar[str] = "32 at once"
+    title: ClassVar[str] = "many at once"
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("wall_s", "wall, s"),
         Metric("output_tokens_s", "output tokens/s", lower_is_better=False),
@@ -277,7 +277,7 @@ def interactive_figures(answers: Sequence[Answer]) -> Figures:
 class Fork:
     """W6: one prompt, many sampled continuations."""
 
-    title: ClassVar[str] = "one prompt, 16 continuations"
+    title: ClassVar[str] = "one prompt, many continuations"
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("wall_s", "wall, s"),
         Metric("output_tokens_s", "output tokens/s", lower_is_better=False),

@@ -34,8 +34,8 @@ class Frames:
         layers, heads, width = config.layers, config.kv_heads, config.head_width
         self.slots = page_slots
         self.count = {Tier.DEVICE: frames, Tier.HOST: host_frames}
-        self.device = torch.zeros(layers, 2, heads, frames, page_slots, width, dtype=dtype)
-        self.host = torch.zeros(host_frames, layers, 2, heads, page_slots, width, dtype=dtype)
+        self.device = untouched_zeros((layers, 2, heads, frames, page_slots, width), dtype)
+        self.host = untouched_zeros((host_frames, layers, 2, heads, page_slots, width), dtype)
         self.page_bytes = layers * 2 * heads * page_slots * width * dtype.itemsize
         self.clock = 0
         self.written = np.zeros(frames, dtype=np.int64)
@@ -91,3 +91,9 @@ class Frames:
         """Give the memory back."""
         self.device = self.host = torch.empty(0)
         self._pages, self._slots = [], []
+
+
+def untouched_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Zeros that the machine backs with memory when they are first written. torch.zeros writes them all: seconds, for gigabytes."""
+    plain = np.zeros(shape, dtype=np.dtype(f"u{dtype.itemsize}"))
+    return torch.from_numpy(plain).view(dtype)

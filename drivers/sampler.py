@@ -38,7 +38,7 @@ def sample(logits: torch.Tensor, rows: Sequence[Row]) -> tuple[list[int], list[L
     wanted = [row.sampling or Sampling() for row in rows]
     greatest, tokens = greedy(logits)
     for row, value in zip(rows, greatest.tolist(), strict=True):
-        if not -float("inf") < value < float("inf"):
+        if not -math.inf < value < math.inf:
             raise DeviceFailed(
                 f"the model gave logits that are no numbers ({value}) to burst {row.burst} after {row.position + len(row.tokens)} tokens: "
                 "its weights or its pages are damaged; try again, and pull the model again if it stays"
@@ -46,7 +46,7 @@ def sample(logits: torch.Tensor, rows: Sequence[Row]) -> tuple[list[int], list[L
     chosen: list[int] = tokens.tolist()
     special = [index for index, how in enumerate(wanted) if how.temperature > 0 or how.repetition_penalty != 1]
     if special:
-        numbers = (logits if len(special) == len(rows) else logits[special]).to(torch.float32, copy=True)
+        numbers = _rows(logits, special).to(torch.float32, copy=True)
         drawn = _draw(numbers, [rows[index] for index in special], [wanted[index] for index in special])
         for index, token in zip(special, drawn, strict=True):
             chosen[index] = token
@@ -60,7 +60,7 @@ def greedy(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
     count, vocabulary = logits.shape
     block = _block(vocabulary, 512)
-    blocks = logits.view(count, vocabulary // block, block)
+    blocks = logits.reshape(count, vocabulary // block, block)
     best = blocks.amax(-1).float().max(-1)
     inside = blocks[torch.arange(count), best.indices].float().max(-1)
     return inside.values, best.indices * block + inside.indices
@@ -76,7 +76,7 @@ def likeliest(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Ten
     if count * 4 * block > vocabulary:
         top = logits.topk(count, -1)
         return top.values, top.indices
-    blocks = logits.view(rows, vocabulary // block, block)
+    blocks = logits.reshape(rows, vocabulary // block, block)
     where = blocks.amax(-1).topk(count, -1).indices
     top = blocks.gather(1, where[:, :, None].expand(-1, -1, block)).view(rows, -1).topk(count, -1)
     return top.values, where.gather(1, top.indices // block) * block + top.indices % block
@@ -96,7 +96,7 @@ def _draw(logits: torch.Tensor, rows: Sequence[Row], wanted: Sequence[Sampling])
     tokens = [0] * len(wanted)
     if len(draws) < len(wanted):
         tokens = greedy(logits)[1].tolist()
-        logits, wanted = logits[draws], [wanted[index] for index in draws]
+        logits, wanted = _rows(logits, draws), [wanted[index] for index in draws]
     if draws:
         positions = [rows[index].position + len(rows[index].tokens) for index in draws]
         numbers = torch.from_numpy(uniform([how.seed for how in wanted], positions))
@@ -150,23 +150,25 @@ def _nucleus(scaled: torch.Tensor, cutoff: torch.Tensor, shares: torch.Tensor) -
     """Cut-offs that keep, of what is not below `cutoff`, the fewest likeliest tokens that hold this share of it."""
     needed = _above(scaled, cutoff).sum(-1).double() * shares
     found = cutoff.clone()
-    left = torch.arange(len(scaled))
+    left = list(range(len(scaled)))
     for depth in [*(depth for depth in DEPTHS if depth < scaled.shape[1]), scaled.shape[1]]:
-        values, _ = likeliest(scaled[left], depth)
+        values, _ = likeliest(_rows(scaled, left), depth)
         mass = _above(values, cutoff[left]).double().cumsum(-1)
-        count = (mass < needed[left][:, None]).sum(-1)  # the token at this rank reaches the share
-        reached = (count < depth) | (depth == scaled.shape[1])
-        last = values.gather(1, count.clamp(max=depth - 1)[:, None])[:, 0]
-        found[left[reached]] = torch.maximum(last, cutoff[left])[reached]
-        left = left[~reached]
-        if not len(left):
+        rank = (mass < needed[left][:, None]).sum(-1)  # of the token that reaches the share
+        last = values.gather(1, rank.clamp(max=depth - 1)[:, None])[:, 0]
+        reached = (rank < depth).tolist() if depth < scaled.shape[1] else [True] * len(left)
+        for row, done, value in zip(left, reached, last, strict=True):
+            if done:
+                found[row] = torch.maximum(cutoff[row], value)
+        left = [row for row, done in zip(left, reached, strict=True) if not done]
+        if not left:
             break
     return found
 
 
 def _rows(numbers: torch.Tensor, rows: list[int]) -> torch.Tensor:
     """These rows; no copy if they are all."""
-    return numbers if len(rows) == len(numbers) else numbers[rows]
+    return numbers if len(rows) == len(numbers) else numbers.index_select(0, torch.tensor(rows))
 
 
 def invert(weights: torch.Tensor, numbers: torch.Tensor) -> list[int]:
@@ -193,7 +195,7 @@ def _logprobs(logits: torch.Tensor, chosen: Sequence[int], wanted: Sequence[Samp
     if not asked:
         return []
     result: list[Logprobs | None] = [None] * len(chosen)
-    log = torch.log_softmax(logits[asked].float(), -1)
+    log = torch.log_softmax(_rows(logits, asked).float(), -1)
     values, ids = likeliest(log, min(max(wanted[index].logprobs for index in asked), log.shape[1]))
     for row, index in enumerate(asked):
         count = wanted[index].logprobs

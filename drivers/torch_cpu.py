@@ -182,5 +182,7 @@ def check_rows(rows: Sequence[Row], geometry: Geometry) -> None:
             raise DeviceFailed(f"burst {row.burst}: a token id is outside 0..{geometry.vocabulary - 1}")
         if len(row.frames) * geometry.page_slots < end:
             raise DeviceFailed(f"burst {row.burst}: {len(row.frames)} frames do not cover {end} tokens")
+        if row.history and not 0 <= min(row.history) <= max(row.history) < geometry.vocabulary:
+            raise DeviceFailed(f"burst {row.burst}: a token id of its history is outside 0..{geometry.vocabulary - 1}")
         if not 0 <= min(row.frames) <= max(row.frames) < geometry.device_frames:
             raise DeviceFailed(f"burst {row.burst}: a frame is outside 0..{geometry.device_frames - 1}")

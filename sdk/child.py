@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
-from llmos.syscalls.abi import ExitRecord, Spawned
+from llmos.syscalls.abi import ExitRecord, Fault, Spawned
 
 from .port import Port, ignore
 from .program import Programs
@@ -82,7 +82,11 @@ class Child:
                 _, slot = self._port.request(self._parent, "wait", {"pid": self.pid})
                 slot.future.add_done_callback(ignore)
                 self._waiting = slot.future
-            record = await asyncio.shield(self._waiting)
+            try:
+                record = await asyncio.shield(self._waiting)
+            except Fault:  # the wait ended, not the child: it can be waited for again
+                self._waiting = None
+                raise
             if self._exit is None:
                 self._exit = exit_of(record, self._programs)
         return self._exit

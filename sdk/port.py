@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from llmos.syscalls.abi import Fault, Panic, Piece, Request, ShutDown
@@ -151,6 +152,16 @@ class Port:
             self.forget(slot.future)
             raise
 
+    async def claim(self, pid: int, name: str, arguments: dict[str, Any], undo: Callable[[Any], None]) -> Any:
+        """A call whose result must not be lost: if it comes after the wait was cancelled, `undo` is given it."""
+        request, slot = self.request(pid, name, arguments)
+        try:
+            return await asyncio.shield(slot.future)
+        except asyncio.CancelledError:
+            self.cancel(request)
+            slot.future.add_done_callback(partial(_undo, undo))
+            raise
+
     def request(self, pid: int, name: str, arguments: dict[str, Any], *, stream: bool = False) -> tuple[Request, Slot]:
         """Send a call on its way; its result comes to the slot's future."""
         future = self.loop.create_future()
@@ -256,6 +267,11 @@ class Port:
         if isinstance(reason, Panic):
             return reason
         return ShutDown("the system has shut down; boot it again")
+
+
+def _undo(undo: Callable[[Any], None], future: asyncio.Future[Any]) -> None:
+    if not future.cancelled() and future.exception() is None:
+        undo(future.result())
 
 
 def ignore(future: asyncio.Future[Any]) -> None:

@@ -23,8 +23,8 @@ from .port import Port, ignore
 from .prompt import State
 from .stream import End, Writer
 
-INTERRUPTED = 128 + 15
-CLOSED = 128 + 13
+STATUSES: dict[type[Fault], int] = {Interrupted: 128 + 15, BrokenPipe: 128 + 13, QuotaExceeded: 128 + 24}
+"""Exit status of a program that ends by one of these faults: 128 and the signal that it stands for."""
 INIT = 1
 
 
@@ -55,16 +55,16 @@ class Programs:
         self._port, self._tasks = port, tasks
         self._all: dict[int, Attached] = {}
         self._kept: dict[int, tuple[End | None, ...]] = {}
+        self._children: dict[int, set[int]] = {}
         self._idle = anyio.Event()
+        self.running = 0
+        """Programs under way."""
 
     def start(self, attached: Attached, body: Callable[[], Awaitable[Any]]) -> None:
         self._all[attached.pid] = attached
+        self._children.setdefault(attached.parent, set()).add(attached.pid)
+        self.running += 1
         self._tasks.start_soon(self._run, attached, body, name=f"llmos:{attached.pid}:{attached.name}")
-
-    @property
-    def running(self) -> int:
-        """Programs under way."""
-        return sum(not attached.finished for attached in self._all.values())
 
     async def idle(self) -> None:
         """Wait until no program runs."""
@@ -98,8 +98,14 @@ class Programs:
     def collect(self, pid: int) -> Any:
         """The value of a program whose process has just been waited for."""
         self._kept.pop(pid, None)
-        attached = self._all.pop(pid, None)
+        attached = self._forget(pid)
         return None if attached is None else attached.value
+
+    def _forget(self, pid: int) -> Attached | None:
+        attached = self._all.pop(pid, None)
+        if attached is not None:
+            self._children.get(attached.parent, set()).discard(pid)
+        return attached
 
     def died(self, pid: int) -> None:
         """The kernel says that a process has ended."""
@@ -109,42 +115,42 @@ class Programs:
             if not attached.finished:
                 attached.scope.cancel()
             elif attached.parent == INIT:
-                del self._all[pid]  # init has reaped it
-        for child in [each for each in self._all.values() if each.parent == pid]:
+                self._forget(pid)  # init has reaped it
+        for number in self._children.pop(pid, ()):
+            child = self._all[number]
             child.parent = INIT
-            self._kept.pop(child.pid, None)
+            self._children.setdefault(INIT, set()).add(number)
+            self._kept.pop(number, None)
             if child.dead and child.finished:
-                del self._all[child.pid]
+                self._forget(number)
 
     async def _run(self, attached: Attached, body: Callable[[], Awaitable[Any]]) -> None:
         status, reason = 0, ""
         with attached.scope:
             try:
                 attached.value = await body()
-            except (Interrupted, QuotaExceeded) as fault:
-                status, reason = INTERRUPTED if isinstance(fault, Interrupted) else 1, str(fault)
-            except BrokenPipe as fault:
-                status, reason = CLOSED, str(fault)
             except SystemExit as leave:
                 status, reason = _status(leave)
             except Exception as error:  # noqa: BLE001 - a program may raise anything: its exit status says so
-                status, reason = 1, str(error) if attached.plain and isinstance(error, Fault) else _traceback(error)
+                status, reason = _failure(error, plain=attached.plain)
         attached.finished = True
+        self.running -= 1
         if not self.running:
             self._idle.set()
         for end in attached.ends:
             end.forget()
         if attached.dead:
             if attached.parent == INIT:
-                self._all.pop(attached.pid, None)
+                self._forget(attached.pid)
             return
-        self._end(attached, status, reason or ("cancelled" if attached.scope.cancel_called else ""))
+        self._end(attached, status, reason)
 
     def _end(self, attached: Attached, status: int, reason: str) -> None:
         """Tell the kernel. Not waited for: a program that is over must not hold up the end of its loop."""
+        reason = reason.encode(errors="backslashreplace").decode()  # lone surrogates are no text
         if reason:
             line = f"{attached.name} (pid {attached.pid}): {reason.rstrip().rpartition(chr(10))[2]}\n"
-            data = line.encode(errors="replace")[:4096]
+            data = line.encode()[:4096]
             _, slot = self._port.request(attached.pid, "write", {"pipe": attached.stderr, "data": data})
             slot.future.add_done_callback(ignore)
         arguments = {"status": status, "reason": reason[-param.MAX_REASON :]}
@@ -162,8 +168,18 @@ def _status(leave: SystemExit) -> tuple[int, str]:
     return 1, str(code)
 
 
+def _failure(error: Exception, *, plain: bool) -> tuple[int, str]:
+    """Exit status and reason of a program that raised."""
+    cause: BaseException = error
+    while isinstance(cause, BaseExceptionGroup) and len(cause.exceptions) == 1:  # what a task group makes of one error
+        cause = cause.exceptions[0]
+    for kind, status in STATUSES.items():
+        if isinstance(cause, kind):
+            return status, str(cause)
+    return 1, str(cause) if plain and isinstance(cause, Fault) else _traceback(error)
+
+
 def _traceback(error: Exception) -> str:
-    """The traceback from the program's own frame on, with lone surrogates made visible."""
+    """The traceback from the program's own frame on."""
     frames = error.__traceback__.tb_next if error.__traceback__ is not None else None
-    text = "".join(traceback.format_exception(type(error), error, frames))
-    return text.encode(errors="backslashreplace").decode()
+    return "".join(traceback.format_exception(type(error), error, frames))

@@ -34,7 +34,12 @@ class Blocking:
     def __init__(self, portal: BlockingPortal, inner: Any) -> None:
         self._portal, self._inner = portal, inner
 
+    def __dir__(self) -> list[str]:
+        return [name for name in dir(self._inner) if not name.startswith("_")]
+
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
         value = self._portal.call(getattr, self._inner, name)
         if not callable(value) or isinstance(value, _WRAPPED):
             return _wrap(self._portal, value)

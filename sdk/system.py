@@ -19,12 +19,14 @@ import anyio.to_thread
 
 from llmos.syscalls.abi import (
     ContextInfo,
+    ExitRecord,
     Explanation,
     InvalidArgument,
     Limits,
     ModelInfo,
     NoSuchProcess,
     NotFound,
+    NotPermitted,
     NotSupported,
     ProcessInfo,
     Spawned,
@@ -52,6 +54,8 @@ class System:
 
     def __init__(self, port: Port, pid: int, programs: Programs, folders: tuple[Path, ...], model: str | None) -> None:
         self._port, self.pid, self._programs, self._folders, self.model = port, pid, programs, folders, model
+        self._unclaimed: list[ExitRecord] = []
+        """Ends of children that came just when the wait for them was cancelled."""
 
     async def _call(self, name: str, /, **arguments: Any) -> Any:
         return await self._port.call(self.pid, name, **arguments)
@@ -86,16 +90,16 @@ class System:
                 ends[key] = end
         if limits is None:
             limits = agent.limits if agent is not None else Limits()
+        if not isinstance(limits, Limits):
+            raise InvalidArgument(f"limits must be llmos.Limits(...), not a {type(limits).__name__}")
+        arguments = {
+            "name": _name(resolved) if name is None else name,
+            "limits": asdict(limits),
+            "capabilities": [capabilities] if isinstance(capabilities, str) else capabilities and list(capabilities),
+            **{key: end.pipe for key, end in ends.items()},
+        }
         with anyio.CancelScope(shield=True):  # a child that is born must not be lost
-            streams: Spawned = await self._call(
-                "spawn",
-                name=_name(resolved) if name is None else name,
-                nice=agent.nice if nice is None and agent is not None else nice,
-                cls=agent.cls if cls is None and agent is not None else cls,
-                limits=asdict(limits),
-                capabilities=[capabilities] if isinstance(capabilities, str) else capabilities and list(capabilities),
-                **{key: end.pipe for key, end in ends.items()},
-            )
+            streams = await self._spawn(agent, nice, cls, arguments)
             child = Child(self._port, self.pid, self._programs, streams)
             self._programs.keep(child.pid, (child.stdin, child.stdout, child.stderr))
             self._run(resolved, args, streams, name or _name(resolved), model)
@@ -104,6 +108,19 @@ class System:
         if isinstance(stdin, str | bytes) and child.stdin is not None:
             self._programs.feed(child.stdin, stdin)
         return child
+
+    async def _spawn(self, agent: AgentFile | None, nice: int | None, cls: str | None, arguments: dict[str, Any]) -> Spawned:
+        """Make the process. What an agent's file says of its class and nice value holds as far as the caller may grant it."""
+        wishes = {"nice": nice, "cls": cls}
+        if agent is not None:
+            wishes = {"nice": agent.nice if nice is None else nice, "cls": agent.cls if cls is None else cls}
+        try:
+            streams: Spawned = await self._call("spawn", **wishes, **arguments)
+        except NotPermitted:
+            if wishes == {"nice": nice, "cls": cls}:
+                raise
+            streams = await self._call("spawn", nice=nice, cls=cls, **arguments)
+        return streams
 
     def _run(
         self, program: Callable[..., Awaitable[Any]] | AgentFile, args: tuple[Any, ...], streams: Spawned, name: str, model: str | None
@@ -161,7 +178,11 @@ class System:
 
     async def wait(self, pid: int | None = None) -> Exit:
         """Sleep until a child has ended, any if none is named. Raises NoSuchChild if there is none."""
-        return exit_of(await self._call("wait", pid=pid), self._programs)
+        for record in self._unclaimed:
+            if pid in (None, record.pid):
+                self._unclaimed.remove(record)
+                return exit_of(record, self._programs)
+        return exit_of(await self._port.claim(self.pid, "wait", {"pid": pid}, self._unclaimed.append), self._programs)
 
     async def kill(self, pid: int, signal: str | int = "TERM", *, tree: bool = False) -> None:
         """Send a signal: TERM, KILL, STOP, CONT or INT; with `tree`, to everything below it too."""
@@ -196,15 +217,19 @@ class System:
 
     async def open(self, system: str | None = None, model: str | None = None) -> Context:
         """An empty context on a model, or one that begins with a system message. Loads the model if it is not loaded."""
-        info: ContextInfo = await self._call("open", model=model or self.model)
+        info: ContextInfo = await self._port.claim(self.pid, "open", {"model": model or self.model}, self._close)
         context = Context(self._port, self.pid, info)
         if system is not None:
             try:
                 await context.append(system=system)
             except BaseException:
-                self._port.later(self.pid, "close", {"context": context.handle})
+                self._close(info)
                 raise
         return context
+
+    def _close(self, info: ContextInfo) -> None:
+        """Close a context that nobody will use."""
+        self._port.later(self.pid, "close", {"context": info.context})
 
     async def context(self, handle: int) -> Context:
         """A context that this process has open, by its handle."""
@@ -212,7 +237,8 @@ class System:
 
     async def pipe(self, capacity: int = 65_536) -> tuple[Reader, Writer]:
         """A pipe, as its read end and its write end."""
-        number = (await self._call("pipe", capacity=capacity)).pipe
+        with anyio.CancelScope(shield=True):  # it takes no time, and a pipe that is made must not be lost
+            number = (await self._call("pipe", capacity=capacity)).pipe
         return Reader(self._port, self.pid, number), Writer(self._port, self.pid, number)
 
     # --- text

@@ -91,6 +91,7 @@ class Interpreter:
                 await job.begun.wait()
         if job.pids:
             self.shell.last_pid = job.pids[0]
+        await self.shell.show_notes()
 
     async def and_or(self, job: Job, item: AndOr, stdin: Source) -> int:
         out = TerminalSink(self.shell.terminal, job)

@@ -112,7 +112,7 @@ class ShellCompleter(Completer):
         before = document.text_before_cursor
         words, current = _words(before)
         for text, meta in await self._proposals(words, current):
-            if text.startswith(current):
+            if text.lstrip("'").startswith(current):  # a path with blanks is proposed in quotes
                 yield Completion(text, start_position=-len(current), display_meta=meta)
 
     async def _proposals(self, words: list[str], current: str) -> list[tuple[str, str]]:

@@ -64,7 +64,7 @@ class Runner:
                     pass
                 elif self._lines is not None:
                     self._lines.cancel()
-                else:
+                elif not self._shell.interactive:
                     self._ended_by = number
                     self._scope.cancel()
 

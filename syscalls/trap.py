@@ -35,8 +35,8 @@ from .table import TABLE, Row
 
 log = logging.getLogger("llmos.syscalls")
 
-_BLOCKING = {"pipe": "pipe", "child": "child", "model": "model", "timer": "timer"}
-"""First word of a channel -> what the account of the process says it is blocked on. Bursts are accounted by the kernel."""
+_BLOCKING = frozenset({"pipe", "child", "model"})
+"""First words of channels that the account of the process knows as what it is blocked on. Bursts the kernel accounts itself."""
 
 Elsewhere = Callable[[Callable[[], Any], Callable[[Any, Fault | None], None]], None]
 """Runs work on another thread, then calls back on the kernel's with its result or its fault."""
@@ -154,8 +154,8 @@ class Trap:
             self._elsewhere(want.work, lambda value, fault: self._back(call, ticket, value, fault))
         else:
             self.core.channels.add(want, call)
-            call.blocked = _BLOCKING.get(want[0], "")
-            if call.blocked:
+            if want[0] in _BLOCKING:
+                call.blocked = want[0]
                 kernel.block(self.core.clock(), pid, call.blocked)
         return None
 
@@ -184,9 +184,13 @@ class Trap:
 
     def cancel(self, request: Request) -> None:
         """The caller no longer wants it: its handler ends with Cancelled and undoes what it must. `settle` must follow."""
+        gone = Cancelled("the caller gave up the call")
         call = self._by_request.get(request)
         if call is not None and not call.over:
-            self._rouse(call, fault=Cancelled("the caller gave up the call"))
+            self._rouse(call, fault=gone)
+        elif request in self._parked.get(request.pid, ()):
+            self._parked[request.pid].remove(request)
+            request.sink.fail(gone)
 
     # --- the kernel's effects
 
@@ -196,7 +200,7 @@ class Trap:
         while True:
             for effect in kernel.drain():
                 if isinstance(effect, Wake):
-                    self._wake(effect.channel)
+                    self.wake(effect.channel)
                 elif isinstance(effect, Died):
                     self._bury(effect.pid)
                 else:
@@ -207,10 +211,7 @@ class Trap:
                 self._drive(*self._runnable.popleft())
 
     def wake(self, channel: Channel) -> None:
-        """Something outside the kernel happened, such as the end of a load. `settle` must follow."""
-        self._wake(channel)
-
-    def _wake(self, channel: Channel) -> None:
+        """Make those who sleep there runnable. `settle` must follow."""
         for call in self.core.channels.wake(channel):
             self._rouse(call)
 

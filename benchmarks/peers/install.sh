@@ -72,6 +72,7 @@ install_openvino() {
 install_llama_cpp() {
   install_model
   environment llama_cpp
+  "$interpreter" -m pip install -qq aiohttp
   local source=$peers/llama_cpp/source build=$peers/llama_cpp/build
   if [ ! -x "$build/bin/llama-server" ]; then
     if [ ! -f "$source/llama.cpp/CMakeLists.txt" ]; then

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import anyio
 
-from llmos.kernel.errno import Fault, Panic
+from llmos.kernel.errno import Fault, NotSupported, Panic
 from llmos.kernel.kernel import Kernel
 from llmos.kernel.process import Class
 from llmos.kernel.signal import Signal
@@ -66,25 +66,30 @@ async def boot(
         model=model, home=home, policy=policy, device=device, seed=seed,
         device_memory=device_memory, host_memory=host_memory, threads=threads,
     )  # fmt: skip
-    catalogue = await anyio.to_thread.run_sync(_catalogue, settings)
-    if model is not None:
-        catalogue.resolve(model)
+    catalogue = await anyio.to_thread.run_sync(_catalogue, settings, model)
     async with attach(settings, catalogue, preload=preload) as system:
         yield system
 
 
-def _catalogue(settings: Settings) -> Catalogue:
+def _catalogue(settings: Settings, asked: str | None) -> Catalogue:
+    """The models of the device that is set. One that was asked for by name must be there."""
     if settings.device == "dummy":
         return DummyCatalogue(settings.model)
     from .store import StoreCatalogue  # the library and its dependencies take their time to import
 
-    return StoreCatalogue(settings)
+    catalogue = StoreCatalogue(settings)
+    if asked is not None:
+        catalogue.resolve(asked)
+    return catalogue
 
 
 @asynccontextmanager
 async def attach(settings: Settings, catalogue: Catalogue, *, preload: bool) -> AsyncIterator[System]:
     """The same with a catalogue of one's own, for tests."""
-    loop = asyncio.get_running_loop()
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        raise NotSupported("llmos runs on asyncio's loop: start yours with asyncio.run, or anyio.run and its asyncio backend") from None
     clock = time.monotonic
     async with AsyncExitStack() as stack:
         thread = KernelThread()
@@ -131,7 +136,8 @@ def _preload(models: LoadedModels) -> None:
 
 def _tell(loop: asyncio.AbstractEventLoop, port: Port, why: BaseException) -> None:
     """The kernel's thread has failed: every call of this loop ends with a Panic."""
-    loop.call_soon_threadsafe(port.close, _panic(why))
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(port.close, _panic(why))
 
 
 def _panic(why: BaseException) -> Panic:

@@ -27,8 +27,6 @@ class Machine:
     def __init__(self, kernel: Kernel, name: str, executor: Executor, clock: Callable[[], float]) -> None:
         self._kernel, self.name, self._executor, self._clock = kernel, name, executor, clock
         self._flying = False
-        self.busy = 0.0
-        """Seconds that the device says it spent on steps."""
 
     def advance(self) -> None:
         """Put the next step on its way, if none is and there is something to do."""
@@ -39,12 +37,7 @@ class Machine:
             self._flying = True
             self._executor.submit(step, self._retired)
 
-    @property
-    def flying(self) -> bool:
-        return self._flying
-
     def _retired(self, result: Retired) -> None:
         self._flying = False
-        self.busy += result.seconds
         self._kernel.retire(self._clock(), self.name, result)
         self.advance()

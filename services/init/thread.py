@@ -81,9 +81,9 @@ class KernelThread:
 
     def stop(self, seconds: float) -> bool:
         """End the thread. False if it is not over in time."""
-        self._hands.shutdown(wait=False, cancel_futures=True)
         self.post(self._end)
         self._thread.join(seconds)
+        self._hands.shutdown(wait=True, cancel_futures=True)
         return not self._thread.is_alive()
 
     def elsewhere(self, work: Callable[[], Any], back: Callable[[Any, Fault | None], None]) -> None:
@@ -173,9 +173,9 @@ class KernelThread:
     def _crash(self, failure: BaseException) -> None:
         log.critical("the kernel's thread failed; the system is down", exc_info=failure)
         self.failure = failure
+        self._end()
         for crashed in self._crashed:
             crashed(failure)
-        self._end()
 
 
 def _bind(function: Callable[[Request], None], request: Request) -> Callable[[], None]:

@@ -65,9 +65,8 @@ class HubSource:
 
     def _ask(self, workplace: Workplace) -> Any:
         """What the hub knows of the repository: its commit and files, with sizes and hashes."""
-        import httpx
         from huggingface_hub import HfApi
-        from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+        from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
         try:
             api = HfApi(endpoint=workplace.environ.get("HF_ENDPOINT"), library_name="llmos")
@@ -80,8 +79,12 @@ class HubSource:
             raise NotFound(f"the hub has no model {self.repo}, or it is private: check the name, or `hf auth login`") from None
         except HFValidationError as error:
             raise InvalidArgument(f"{self.repo} is not a repository's name: {error}") from None
-        except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:
-            raise TimedOut(f"the hub could not be asked for {self.repo} ({str(error)[:120]}); check the network and pull again") from None
+        except Exception as error:  # noqa: BLE001  # the library changes its HTTP client, and so its errors, between versions
+            code = getattr(getattr(error, "response", None), "status_code", 0)
+            if code in (401, 403, 404):
+                raise NotFound(f"the hub does not give out {self.repo} (it answers {code}): check the name, or `hf auth login`") from None
+            why = (str(error).splitlines() or [type(error).__name__])[0][:120]
+            raise TimedOut(f"the hub could not be asked for {self.repo} ({why}); check the network and pull again") from None
 
     def _choose(self, names: list[str]) -> list[str]:
         """The files to fetch first: one GGUF file, or everything of a model directory but its weights."""

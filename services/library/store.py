@@ -6,7 +6,8 @@ after that. `pull` blocks: call it from a thread. It stops when its progress fun
 had fetched is kept, and the next pull goes on from there. Loads no model: `inspect` judges files.
 
     models/smollm2/135m-instruct-q4_1/    manifest.json  files/  derived/
-    models/.incoming/NAME--TAG/           lock  parts/ (half-fetched files)  staging/ (what will be renamed)
+    models/.incoming/NAME--TAG/           parts/ (half-fetched files)  staging/ (what will be renamed)
+    models/.locks/NAME--TAG               held during a pull
 """
 
 from __future__ import annotations
@@ -99,16 +100,14 @@ class Library:
             return done
         with _files_of_ours(self.root):
             incoming = self.root / ".incoming" / f"{name}--{tag}"
-            incoming.mkdir(parents=True, exist_ok=True)
-            self._clean()
-            with self._locked(incoming, f"waiting for another pull of {name}", report):
+            with self._locked(f"{name}--{tag}", f"waiting for another pull of {name}", report):
                 done = self._present(place, source)
                 try:
-                    done = done or self._install(source, place, incoming, report)
+                    return done or self._install(source, place, incoming, report)
                 finally:
-                    if done or not any((incoming / "parts").glob("*")):
+                    self._clean()
+                    if not any((incoming / "parts").glob("*")):
                         shutil.rmtree(incoming, ignore_errors=True)
-                return done
 
     def remove(self, name: str) -> Manifest:
         """Delete a model, NAME or NAME:TAG. Processes that run it keep what they have mapped. Raises NotFound."""
@@ -173,7 +172,7 @@ class Library:
         return here
 
     def _install(self, source: Source, place: Path, incoming: Path, progress: Progress) -> Manifest:
-        """Build the model in staging and move it to its place. Under the lock."""
+        """Build the model in staging and move it to its place. Under the lock; what it fetches goes by way of parts."""
         staging, parts = incoming / "staging", incoming / "parts"
         shutil.rmtree(staging, ignore_errors=True)
         (staging / "files").mkdir(parents=True)
@@ -198,33 +197,32 @@ class Library:
                     shutil.rmtree(place)
                 staging.rename(place)
                 _sync(place.parent)
+            shutil.rmtree(parts, ignore_errors=True)
             return read_manifest(place)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
     @contextmanager
-    def _locked(self, incoming: Path, waiting: str, progress: Progress) -> Iterator[None]:
-        """Hold the lock of one model's pulls. Looks again and again, so that the progress function can stop the wait."""
-        while True:
-            incoming.mkdir(parents=True, exist_ok=True)
-            with (incoming / "lock").open("a") as lock:
+    def _locked(self, what: str, waiting: str, progress: Progress) -> Iterator[None]:
+        """Hold the lock of one model's pulls. Looks again and again, so that the progress function can stop the wait.
+
+        The lock file stays: were it deleted, one could hold a deleted lock and another a new one.
+        """
+        place = self.root / ".locks" / what
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with place.open("a") as lock:
+            while True:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
                 except BlockingIOError:
                     progress(waiting, 0, None)
                     self._pause(LOOK_AGAIN)
-                    continue
-                try:
-                    mine = os.fstat(lock.fileno()).st_ino == (incoming / "lock").stat().st_ino
-                except FileNotFoundError:
-                    mine = False
-                if mine:  # else the other pull was done and has removed the folder: lock the new one
-                    yield
-                    return
+            yield
 
     def _clean(self) -> None:
         """Delete what removals and long abandoned pulls left behind."""
-        for folder in (self.root / ".incoming").iterdir():
+        for folder in (self.root / ".incoming").glob("*"):
             try:
                 age = time.time() - folder.stat().st_mtime
             except FileNotFoundError:

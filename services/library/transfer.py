@@ -53,25 +53,28 @@ def fetch(client: httpx.Client, download: Download, part: Path, progress: Progre
     """
     import httpx
 
-    idle = 0
+    idle, most = 0, 0
     while True:
-        before = part.stat().st_size if part.exists() else 0
+        most = max(most, _size(part))
         why = "the connection broke"
         try:
-            if _receive(client, download, part, before, progress):
+            if _receive(client, download, part, _size(part), progress):
                 break
         except httpx.HTTPStatusError as error:
             why = f"the server answers {error.response.status_code}"
         except httpx.HTTPError as error:
             why = str(error)[:120] or type(error).__name__
-        after = part.stat().st_size if part.exists() else 0
-        idle = 0 if after > before else idle + 1
+        # More than ever before, not more than just now: a server that makes us begin anew must not keep us forever.
+        idle = 0 if _size(part) > most else idle + 1
         if idle >= TRIES:
-            raise TimedOut(
-                f"{download.name} could not be fetched from {_host(download.url)} ({why}); pull again later: it goes on where it stopped"
-            )
+            host = _host(download.url)
+            raise TimedOut(f"{download.name} could not be fetched from {host} ({why}); pull again later: it goes on where it stopped")
         pause(min(8.0, 0.5 * 2**idle))
     return _checked(download, part)
+
+
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
 
 
 def _receive(client: httpx.Client, download: Download, part: Path, have: int, progress: Progress) -> bool:
@@ -104,7 +107,7 @@ def _receive(client: httpx.Client, download: Download, part: Path, have: int, pr
         length = response.headers.get("Content-Length", "")
         total = download.size if download.size is not None else have + int(length) if length.isdecimal() else None
         with part.open("ab" if resumed else "wb") as file, no_space(download.name):
-            for chunk in response.iter_raw(CHUNK):
+            for chunk in response.iter_raw():  # as they come: what waits for a full chunk is lost when the connection breaks
                 have += len(chunk)
                 if have > (MAX_FILE if total is None else total):
                     file.close()

@@ -89,6 +89,21 @@ async def test_a_users_agent_comes_before_ours(boot: Boot, tmp_path: Path, monke
             await system.spawn("sumarise")
 
 
+async def test_an_agents_class_is_a_wish(system: llmos.System) -> None:
+    """A process that may not favour its children can run an interactive agent all the same."""
+
+    async def parent(me: llmos.Process) -> str:
+        child = await me.spawn("chat", stdin="")
+        (view,) = [each for each in await me.ps() if each.pid == child.pid]
+        await child.wait()
+        with pytest.raises(llmos.NotPermitted):
+            await me.spawn("chat", cls="interactive")
+        return view.cls.name
+
+    assert (await (await system.spawn(parent)).wait()).value == "NORMAL"
+    assert (await system.agent("chat")).cls == "interactive"
+
+
 async def test_fork_of_an_agent_between_turns_remembers(system: llmos.System) -> None:
     talker = agent('input = "line"\nseparator = "<END>"\nsystem = "s"\n[sampling]\nmax_tokens = 6\n')
     child = await system.spawn(talker)

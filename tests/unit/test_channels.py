@@ -138,6 +138,17 @@ def test_calls_of_a_stopped_process_wait_for_cont(hand: Hand) -> None:
         _ = parked.result
 
 
+def test_a_call_that_is_given_up_while_stopped_is_never_made(hand: Hand) -> None:
+    child = hand.spawn()
+    hand.call(hand.host, "kill", pid=child.pid, signal="STOP")
+    parked = hand.send(child.pid, "spawn", name="never")
+    hand.cancel(parked)
+    with pytest.raises(Cancelled):
+        _ = parked.result
+    hand.call(hand.host, "kill", pid=child.pid, signal="CONT")
+    assert len(hand.call(hand.host, "ps").processes) == 3
+
+
 def test_wall_limit_ends_a_sleeping_call(hand: Hand) -> None:
     child = hand.spawn(limits={"wall_seconds": 5.0})
     reader = hand.send(child.pid, "read", pipe=child.child_stdin)

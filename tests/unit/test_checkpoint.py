@@ -392,3 +392,21 @@ def test_misaligned_tensors_are_read(tmp_path: Path) -> None:
     entry = read_header(tmp_path / "m.safetensors").entries["w"]
     array = safetensors.view(safetensors.map_file(tmp_path / "m.safetensors"), entry, np.dtype("<f4"))
     np.testing.assert_array_equal(array, numbers)
+
+
+@pytest.mark.model
+def test_the_default_model_is_what_the_gguf_package_reads(default_model: Path, default_cache: Path) -> None:
+    from gguf import GGUFReader
+
+    checkpoint = open_checkpoint(default_model, default_cache)
+    stored = {tensor.name: tensor for tensor in GGUFReader(default_model).tensors}
+    assert (checkpoint.config.layers, checkpoint.config.width, checkpoint.config.tied) == (30, 576, True)
+    for name, source, heads in (
+        ("model.norm.weight", "output_norm", 0),
+        ("model.layers.7.mlp.down_proj.weight", "blk.7.ffn_down", 0),
+        ("model.layers.29.self_attn.q_proj.weight", "blk.29.attn_q", 9),
+        ("model.layers.3.self_attn.k_proj.weight", "blk.3.attn_k", 3),
+    ):
+        numbers = as_float(checkpoint, name)
+        tensor = stored[f"{source}.weight"]
+        np.testing.assert_array_equal(permuted(numbers, heads) if heads else numbers, rounded(dequantize(tensor.data, tensor.tensor_type)))

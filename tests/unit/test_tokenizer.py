@@ -533,3 +533,10 @@ def test_the_default_model_encodes_as_transformers(default_model: Path, default_
     messages = [{"role": "user", "content": "x"}]
     assert ours.chat(messages, reply=True) == theirs.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
     assert ours.stop_ids == {0, 2}
+
+
+def test_it_is_the_text_that_system_calls_want() -> None:
+    from llmos.syscalls.text import Text
+
+    text: Text = from_gguf(gguf_metadata(byte_level(), "smollm"))
+    assert isinstance(text.stop_ids, frozenset)

@@ -221,7 +221,7 @@ def test_report_says_who_wins_and_by_how_much(tmp_path):
     from report import align, heading, rows
 
     table = rows(results())
-    assert table[1] == ["W2 32 at once", "wall, s", "10 ±15%", "5 (once), 0.50x", "failed"]
+    assert table[1] == ["W2 many at once", "wall, s", "10 ±15%", "5 (once), 0.50x", "failed"]
     assert table[2][1:4] == ["output tokens/s ↑", "10 ±14%", "20 (once), 0.50x"]
     assert table[3][2:] == ["–", "–", "failed"]
     lines = align(table).splitlines()
@@ -235,7 +235,7 @@ def test_report_writes_beside_the_figures(tmp_path):
     file = tmp_path / "r.json"
     file.write_text(json.dumps(results()))
     text = write_report(file)
-    assert "W2 32 at once" in text
+    assert "W2 many at once" in text
     assert (tmp_path / "r.md").read_text().startswith("2026-11-22, commit abc.")
 
 
