@@ -45,7 +45,7 @@ async def carry_out(order: dict[str, Any], engine: Any, peer: Peer) -> dict[str,
         case "start":
             await engine.start()
             await request(engine, prompt(random.Random(1), 32), 1, time.perf_counter())
-            return {"cold_s": time.perf_counter() - START, "versions": versions(peer)}
+            return {"cold_s": time.perf_counter() - START, "versions": versions(peer) | engine.versions()}
         case "answer":
             return {"text": await engine.answer(order["question"])}
         case "warm":

@@ -213,7 +213,7 @@ class StepAttention:
         """Of these full pages of each row, if it pays."""
         size = self._frames.slots
         longest = max(map(len, tables))
-        if longest * size * len(tables) * self._config.kv_heads * self._config.head_width < SNAPSHOT_NUMBERS:
+        if not longest or longest * size * len(tables) * self._config.kv_heads * self._config.head_width < SNAPSHOT_NUMBERS:
             return None
         return self._snapshots.find(tables, max(1, RECENT_TOKENS // size)) or self._snapshots.take(tables)
 

@@ -93,15 +93,14 @@ def _draw(logits: torch.Tensor, rows: Sequence[Row], wanted: Sequence[Sampling])
         if how.repetition_penalty != 1:
             penalize(logits[index], row.history, how.repetition_penalty)
     draws = [index for index, how in enumerate(wanted) if how.temperature > 0]
-    tokens = [0] * len(wanted)
-    if len(draws) < len(wanted):
-        tokens = greedy(logits)[1].tolist()
-        logits, wanted = _rows(logits, draws), [wanted[index] for index in draws]
-    if draws:
-        positions = [rows[index].position + len(rows[index].tokens) for index in draws]
-        numbers = torch.from_numpy(uniform([how.seed for how in wanted], positions))
-        for index, token in zip(draws, invert(weights(logits, wanted), numbers), strict=True):
-            tokens[index] = token
+    tokens: list[int] = greedy(logits)[1].tolist() if len(draws) < len(wanted) else [0] * len(wanted)
+    if not draws:
+        return tokens
+    logits, wanted = _rows(logits, draws), [wanted[index] for index in draws]
+    positions = [rows[index].position + len(rows[index].tokens) for index in draws]
+    numbers = torch.from_numpy(uniform([how.seed for how in wanted], positions))
+    for index, token in zip(draws, invert(weights(logits, wanted), numbers), strict=True):
+        tokens[index] = token
     return tokens
 
 
@@ -115,24 +114,19 @@ def penalize(logits: torch.Tensor, history: Sequence[int], penalty: float) -> No
 def weights(logits: torch.Tensor, wanted: Sequence[Sampling]) -> torch.Tensor:
     """Probabilities up to a factor per row, 0 where a filter drops the token. logits: float32 [rows, vocabulary], overwritten."""
     scaled = logits.div_(torch.tensor([max(how.temperature, COLDEST) for how in wanted])[:, None])
-    greatest, vocabulary = scaled.amax(-1), scaled.shape[1]
-    cutoff = greatest + torch.tensor([math.log(how.min_p) if how.min_p > 0 else FLOOR for how in wanted]).clamp_(min=FLOOR)
-    limited = [index for index, how in enumerate(wanted) if 0 < how.top_k < vocabulary]
+    greatest = scaled.amax(-1)
+    cutoff = greatest + FLOOR
+    limited = [index for index, how in enumerate(wanted) if 0 < how.top_k < scaled.shape[1]]
     if limited:
         ranks = torch.tensor([wanted[index].top_k for index in limited])
         values, _ = likeliest(_rows(scaled, limited), int(ranks.max()))
-        kth = values.gather(1, ranks[:, None] - 1)[:, 0]
-        cutoff[limited] = torch.maximum(cutoff[limited], kth)
-    else:
-        kth = greatest
+        cutoff[limited] = torch.maximum(cutoff[limited], values.gather(1, ranks[:, None] - 1)[:, 0])
     nucleus = [index for index, how in enumerate(wanted) if how.top_p < 1]
-    if nucleus:
-        # The share is one of what top-k kept; min-p, which comes later, has no say in it.
-        before = greatest + FLOOR
-        before[limited] = torch.maximum(before[limited], kth if limited else before[limited])
+    if nucleus:  # a share of what top-k kept
         shares = torch.tensor([wanted[index].top_p for index in nucleus], dtype=torch.float64)
-        cutoff[nucleus] = torch.maximum(cutoff[nucleus], _nucleus(_rows(scaled, nucleus), before[nucleus], shares))
-    return _above(scaled, cutoff, inplace=True)
+        cutoff[nucleus] = _nucleus(_rows(scaled, nucleus), cutoff[nucleus], shares)
+    least = torch.tensor([math.log(how.min_p) if how.min_p > 0 else FLOOR for how in wanted])
+    return _above(scaled, torch.maximum(cutoff, greatest + least), inplace=True)
 
 
 def _above(scaled: torch.Tensor, cutoff: torch.Tensor, *, inplace: bool = False) -> torch.Tensor:

@@ -25,7 +25,7 @@ KEPT_STEPS = 4
 """Steps after which an unused snapshot is dropped."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Snapshot:
     """Full pages of some rows, each row padded to the longest with whatever frame 0 holds."""
 

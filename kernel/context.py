@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-from .burst import Burst, State
 from .memory import NONE, Memory, Page
 
 if TYPE_CHECKING:
+    from .burst import Burst
     from .process import Process
 
 
@@ -36,7 +36,14 @@ class Context:
     """The one burst under way, if any."""
     resident: bool = False
     closed: bool = False
+    flying: bool = False
+    """A row of it is in the step in flight."""
     _frames: tuple[int, ...] | None = None
+
+    @property
+    def salt(self) -> bytes:
+        """Keeps users' pages apart: whoever does not share it computes other keys. 16 bytes."""
+        return blake2b(self.process.user.encode(), digest_size=16).digest()
 
     @property
     def slots(self) -> int:
@@ -55,9 +62,8 @@ class Context:
         while len(self.keys) <= index:
             i = len(self.keys)
             parent = self.keys[i - 1] if i else self.memory.geometry.digest
-            salt = self.process.user.encode()[:64]
             ids = array("I", self.tokens[i * slots : (i + 1) * slots]).tobytes()
-            self.keys.append(blake2b(parent + len(salt).to_bytes(1, "big") + salt + ids, digest_size=32).digest())
+            self.keys.append(blake2b(parent + self.salt + ids, digest_size=32).digest())
         return self.keys[index]
 
     # the page table --------------------------------------------------------------------------------------------------
@@ -91,7 +97,10 @@ class Context:
         self._frames = None
 
     def map_hits(self) -> int:
-        """Map the pages that the prefix index knows for the tokens that follow. Returns the number of tokens found."""
+        """Map the pages that the prefix index knows for the tokens that follow, as far as limits allow.
+
+        Returns the number of tokens found.
+        """
         slots, index = self.slots, self.memory.index
         before = self.computed
         if before % slots:
@@ -100,7 +109,7 @@ class Context:
             self.unmap(before // slots)
         while self.computed + slots <= len(self.tokens):
             page = index.get(self.key(self.computed // slots))
-            if page is None:
+            if page is None or self.process.over_pages(1) is not None:
                 break
             self.memory.share(page)
             self.add(page)
@@ -130,7 +139,7 @@ class Context:
         While a step in flight writes the last page, only the full ones are shared.
         """
         count = -(-self.computed // self.slots)
-        if self.burst is not None and self.burst.state is State.RUNNING:
+        if self.flying:
             count = self.computed // self.slots
         computed = min(self.computed, count * self.slots)
         twin = Context(cid, process, self.device, self.memory, list(self.tokens), computed)

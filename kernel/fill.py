@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from .burst import Burst
+from .process import Class
 
 
 @dataclass(slots=True)
@@ -57,8 +58,13 @@ class Fills:
         burst.claims.clear()
         return waiters
 
+    def best_class(self, burst: Burst) -> Class:
+        """The class an owner runs at: its process's, or the best of those who wait for what it fills."""
+        return min((w.cls for key in burst.claims for w in self.claimed[key].waiters), default=burst.process.cls)
+
     def leave(self, burst: Burst) -> None:
         """The burst waits no longer."""
         if burst.awaits is not None and (fill := self.claimed.get(burst.awaits)) is not None and burst in fill.waiters:
             fill.waiters.remove(burst)
+            fill.owner.cls = min(fill.owner.process.cls, self.best_class(fill.owner))
         burst.awaits = None

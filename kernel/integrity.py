@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from .burst import State
 from .context import Context
 from .errno import Panic
@@ -40,11 +38,13 @@ def check_scheduler(scheduler: Scheduler, contexts: list[Context]) -> None:
 
 def check_processes(processes: dict[int, Process], contexts: dict[int, Context]) -> None:
     """The tree is a tree, and what is charged up it adds up. Raises Panic."""
-    pages: dict[int, int] = {}
+    pages: dict[Process, int] = {}
+    below: dict[Process, int] = {}
     for context in contexts.values():
-        pages[context.process.pid] = pages.get(context.process.pid, 0) + len(context.pages)
         if context.cid not in context.process.contexts:
             raise Panic(f"context {context.cid} is not listed by pid {context.process.pid}, which owns it")
+        for process in context.process.lineage():
+            pages[process] = pages.get(process, 0) + len(context.pages)
     for pid, process in processes.items():
         parent = process.parent
         if pid != 1 and (parent is None or parent.pid not in processes or parent.children.get(pid) is not process):
@@ -53,13 +53,10 @@ def check_processes(processes: dict[int, Process], contexts: dict[int, Context])
             raise Panic(f"pid {pid} has a dead parent: it should have gone to init")
         if process.phase is Phase.ZOMBIE and (process.contexts or process.bursts or process.readers or process.writers):
             raise Panic(f"pid {pid} is a zombie and still holds something")
-        below = process.subtree()
-        live = sum(p.live for p in below) - process.live
-        if process.usage.tree_children != live:
-            raise Panic(f"pid {pid} is charged for {process.usage.tree_children} descendants and has {live}")
-        if process.usage.tree_pages != (mapped := sum(_sum(pages, below))):
-            raise Panic(f"pid {pid} is charged for {process.usage.tree_pages} pages and its tree maps {mapped}")
-
-
-def _sum(pages: dict[int, int], below: list[Process]) -> Iterable[int]:
-    return (pages.get(p.pid, 0) for p in below)
+        for above in process.lineage():
+            below[above] = below.get(above, -1) + 1
+    for pid, process in processes.items():
+        if process.usage.tree_children != below[process]:
+            raise Panic(f"pid {pid} is charged for {process.usage.tree_children} descendants and has {below[process]}")
+        if process.usage.tree_pages != pages.get(process, 0):
+            raise Panic(f"pid {pid} is charged for {process.usage.tree_pages} pages and its tree maps {pages.get(process, 0)}")

@@ -85,7 +85,7 @@ class Kernel(Work, Plumbing):
     def _authority(self, caller: int, pid: int, capability: str) -> Process:
         """The process `pid`, if `caller` is it, is above it, or holds the capability."""
         process, by = self.table.get(pid), self.table.get(caller)
-        if pid == INIT and caller != INIT:
+        if pid == INIT:
             raise NotPermitted("init (pid 1) cannot be signalled or changed")
         if by not in process.lineage() and not covers(by.capabilities, capability):
             raise NotPermitted(f"pid {caller} may not touch pid {pid}: it is not below it, and {capability!r} is not held")
@@ -105,7 +105,7 @@ class Kernel(Work, Plumbing):
     ) -> int:
         """A new process. What is not said is inherited; capabilities are the default ones, as far as the parent holds them."""
         process = self.table.spawn(now, self.table.get(parent), name, user, cls, nice, limits or Limits(), capabilities)
-        self._set_wall_deadline(process)
+        self._set_alarm(process)
         return process.pid
 
     def fork(self, now: float, caller: int, pid: int, *, name: str | None = None) -> tuple[int, dict[int, int]]:
@@ -116,7 +116,7 @@ class Kernel(Work, Plumbing):
             raise over
         capabilities = attenuate(parent.capabilities, model.capabilities)
         twin = self.table.spawn(now, parent, name or model.name, model.user, model.cls, model.nice, model.limits, capabilities)
-        self._set_wall_deadline(twin)
+        self._set_alarm(twin)
         return twin.pid, self.fork_contexts(model, twin)
 
     def exit(self, now: float, pid: int, status: int, reason: str = "") -> None:
@@ -178,7 +178,7 @@ class Kernel(Work, Plumbing):
             process.pending = signal
             process.status = 128 + signal
             process.kill_at = now + self.params.term_grace_seconds
-            heapq.heappush(self._deadlines, (process.kill_at, process.pid))
+            self._set_alarm(process)
             self._wake(("signal", process.pid))
         self._effects.append(Deliver(process.pid, signal))
 
@@ -201,8 +201,10 @@ class Kernel(Work, Plumbing):
         if cls < process.cls:
             self.demand(caller, "proc:nice")
         process.cls = cls
+        self.policy.moved(process)
         for bid in process.bursts:
-            self.bursts[bid].cls = cls
+            burst = self.bursts[bid]
+            self._scheduler_of(burst).reclass(burst)
 
     def setlimits(self, now: float, caller: int, pid: int, limits: Limits) -> None:
         """Lowering one's limits is free; raising or lifting one takes proc:limits."""
@@ -211,8 +213,11 @@ class Kernel(Work, Plumbing):
             old, new = getattr(process.limits, name), getattr(limits, name)
             if old is not None and (new is None or new > old):
                 self.demand(caller, "proc:limits")
-        self.table.limit(process, limits)
-        self._set_wall_deadline(process)
+        limits.check()
+        process.limits = limits
+        for below in process.subtree():
+            if below.live:
+                self._set_alarm(below)
 
     def block(self, now: float, pid: int, what: str) -> None:
         """A call of the process begins to sleep on `what`: "tool", "pipe", "child", "timer", ..."""
@@ -233,9 +238,17 @@ class Kernel(Work, Plumbing):
 
     # time ------------------------------------------------------------------------------------------------------------
 
-    def _set_wall_deadline(self, process: Process) -> None:
-        if process.limits.wall_seconds is not None:
-            heapq.heappush(self._deadlines, (process.started + process.limits.wall_seconds, process.pid))
+    def _set_alarm(self, process: Process) -> None:
+        """Have `tick` look at a process when its grace or its wall time is over."""
+        ends = [at for at in (process.kill_at, process.wall_deadline() if process.kill_at is None else None) if at is not None]
+        if not ends or min(ends) == process.alarm:
+            return
+        process.alarm = min(ends)
+        if len(self._deadlines) > 2 * len(self.table.all) + 64:  # mostly those of the dead: keep the valid ones
+            live = (p for p in self.table.all.values() if p.live and p.alarm is not None)
+            self._deadlines = [(p.alarm, p.pid) for p in live if p.alarm is not None and p is not process]
+            heapq.heapify(self._deadlines)
+        heapq.heappush(self._deadlines, (process.alarm, process.pid))
 
     def next_deadline(self) -> float | None:
         """When `tick` has something to do next, if ever."""
@@ -244,18 +257,19 @@ class Kernel(Work, Plumbing):
     def tick(self, now: float) -> None:
         """Do what is due: kill those whose grace is over, and tell those whose wall time is."""
         while self._deadlines and self._deadlines[0][0] <= now:
-            _, pid = heapq.heappop(self._deadlines)
+            at, pid = heapq.heappop(self._deadlines)
             process = self.table.all.get(pid)
-            if process is None or not process.live:
+            if process is None or not process.live or process.alarm != at:
                 continue
-            if process.kill_at is not None:
-                if process.kill_at <= now:
-                    self.exit(now, pid, process.status, "killed after its grace period")
+            process.alarm = None
+            if process.kill_at is not None and process.kill_at <= now:
+                self.exit(now, pid, process.status, "killed after its grace period")
                 continue
-            wall = process.limits.wall_seconds
-            if wall is None or process.started + wall > now:
+            end = process.wall_deadline()
+            if process.kill_at is not None or end is None or end > now:  # its limits were raised meanwhile
+                self._set_alarm(process)
                 continue
-            fault = QuotaExceeded(f"pid {pid} has used its {wall:g} s of wall time; spawn it with a higher limit")
+            fault = QuotaExceeded(f"pid {pid} has used the wall time that it, or one above it, was given; spawn it with a higher limit")
             for bid in list(process.bursts):
                 if not self.bursts[bid].done:
                     self._scheduler_of(self.bursts[bid]).end(self.bursts[bid], now, "failed", fault)

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from .errno import BadHandle, BrokenPipe, InvalidArgument, NotPermitted, TryAgain
+from .errno import BadHandle, BrokenPipe, InvalidArgument, NotPermitted, QuotaExceeded, TryAgain
 from .param import Params
 from .process import Process
 from .table import ProcessTable
@@ -67,6 +67,8 @@ class Plumbing:
             raise InvalidArgument(f"a pipe holds 1 to {self.params.max_pipe_bytes} bytes, not {capacity}")
         if len(self.pipes) >= self.params.max_pipes:
             raise TryAgain(f"there are {len(self.pipes)} pipes, the most there may be; close some")
+        if len(process.readers.keys() | process.writers.keys()) >= self.params.max_pipes // 2:
+            raise QuotaExceeded(f"pid {pid} holds ends of half of all pipes; close some")
         pipe = Pipe(self._pipe_numbers(), capacity)
         self.pipes[pipe.number] = pipe
         self._hold(process, pipe, 1, 1)

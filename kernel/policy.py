@@ -29,6 +29,9 @@ class Policy(Protocol):
     def wake(self, process: Process) -> None:
         """The process wants the device after it did not."""
 
+    def moved(self, process: Process) -> None:
+        """The process has changed its class."""
+
     def served(self, bursts: Sequence[Burst]) -> None:
         """These have been chosen to run in one step."""
 
@@ -52,6 +55,9 @@ class Fair:
 
     def wake(self, process: Process) -> None:
         process.service = max(process.service, self.floor.get(process.cls, 0.0) - self.weights.credit)
+
+    def moved(self, process: Process) -> None:
+        process.service = self.floor.get(process.cls, 0.0)  # what it got in one class is no debt in another
 
     def served(self, bursts: Sequence[Burst]) -> None:
         least: dict[int, float] = {}
@@ -78,6 +84,9 @@ class Fcfs:
         return (0.0, float(burst.bid))
 
     def wake(self, process: Process) -> None:
+        pass
+
+    def moved(self, process: Process) -> None:
         pass
 
     def served(self, bursts: Sequence[Burst]) -> None:

@@ -54,7 +54,7 @@ class Limits:
     wall_seconds: float | None = None
     """Seconds since its spawn."""
     children: int | None = None
-    """Live descendants."""
+    """Descendants that live or have not been waited for."""
 
     def check(self) -> None:
         """Raises InvalidArgument for a negative or non-finite bound."""
@@ -81,11 +81,14 @@ class Usage:
     tree_children: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Process:
     # identity: constant after spawn
     pid: int
     parent: Process | None = field(repr=False)
+    """Who waits for it: changes to init when the parent dies."""
+    sponsor: Process | None = field(repr=False)
+    """Who spawned it, alive or dead: its limits bind, and its usage counts, what the process does. Never changes."""
     name: str
     user: str
     depth: int
@@ -97,6 +100,8 @@ class Process:
     phase: Phase = Phase.NEW
     pending: Signal | None = None
     kill_at: float | None = None
+    alarm: float | None = None
+    """The earliest deadline the kernel has set for it."""
     status: int = 0
     reason: str = ""
     ended: float = 0.0
@@ -154,11 +159,11 @@ class Process:
         return None
 
     def over_children(self) -> QuotaExceeded | None:
-        """The same for one live descendant more."""
+        """The same for one descendant more."""
         for process in self.lineage():
             limit, used = process.limits.children, process.usage.tree_children
             if limit is not None and used + 1 > limit:
-                return QuotaExceeded(f"pid {process.pid} may have {limit} live descendants and has {used}; wait for one or raise its limit")
+                return QuotaExceeded(f"pid {process.pid} may have {limit} descendants and has {used}; wait for one or raise its limit")
         return None
 
     def charge_tokens(self, tokens: int) -> None:
@@ -166,11 +171,16 @@ class Process:
             process.usage.tree_tokens += tokens
 
     def lineage(self) -> Iterator[Process]:
-        """The process, its parent, and so on up to init."""
+        """The process, who spawned it, and so on up to init: those whose limits bind it, dead ones included."""
         process: Process | None = self
         while process is not None:
             yield process
-            process = process.parent
+            process = process.sponsor
+
+    def wall_deadline(self) -> float | None:
+        """When the wall time of the process, or of one above it, is over."""
+        ends = [p.started + p.limits.wall_seconds for p in self.lineage() if p.limits.wall_seconds is not None]
+        return min(ends) if ends else None
 
     def subtree(self) -> list[Process]:
         """The process and everything below it, parents first."""

@@ -37,6 +37,9 @@ class Residence:
         """Every other ready burst."""
         self.residents: set[Burst] = set()
         self.hits = self.preemptions = self.ended = 0
+        self.parked: list[Burst] = []
+        """Ready bursts that found no room: they are looked at again when there is more, or when all others have been."""
+        self._parked_room = 0
         self._paging: list[Burst] = []
         """Those whose pages the step being planned copies in."""
         self._reserved = 0
@@ -61,8 +64,15 @@ class Residence:
 
     def resume(self, burst: Burst, now: float) -> None:
         """Its process goes on."""
+        self.policy.wake(burst.process)
         self._move(burst, State.READY, now, "queued: continued after a stop")
         self._push(burst)
+
+    def reclass(self, burst: Burst) -> None:
+        """Its process has changed its class."""
+        burst.cls = min(burst.process.cls, self.fills.best_class(burst))
+        if burst.state is State.READY:
+            self._push(burst)
 
     def end(self, burst: Burst, now: float, reason: str, fault: Fault | None = None, *, cancelled: bool = False) -> None:
         """The burst is over, in whatever state it was. A row of it in flight will be ignored."""
@@ -75,6 +85,17 @@ class Residence:
 
     def _move(self, burst: Burst, state: State, now: float, cause: str = "") -> None:
         burst.move(state, now, cause, self.params.max_causes)
+
+    def _park(self, burst: Burst) -> None:
+        self.parked.append(burst)
+        self._parked_room = self.memory.room()
+
+    def _unpark(self) -> None:
+        if self.parked and (not self.prefills or self.memory.room() > self._parked_room):
+            for burst in self.parked:
+                if burst.state is State.READY and not burst.resident:
+                    self._push(burst)
+            self.parked.clear()
 
     def _push(self, burst: Burst) -> None:
         context = burst.context
@@ -174,9 +195,11 @@ class Residence:
                 self.end(burst, now, "failed", OutOfPages(f"the device has {self.geometry.device_frames} pages and all are in use"))
 
     def _yields(self, runner: Burst, waiter: Burst) -> bool:
+        if runner.progress < self.params.min_progress:
+            return False
         if waiter.resident:  # one that runs already: it needs one page more, or must give up its own
             return self.policy.rank(runner) > self.policy.rank(waiter)
-        return runner.progress >= self.params.min_progress and self.policy.preempts(waiter, runner, self.params.preempt_gap)
+        return self.policy.preempts(waiter, runner, self.params.preempt_gap)
 
     def _preempt(self, victim: Burst, winner: Burst, now: float) -> int:
         """Take the wires of a resident burst. Returns how many pages nobody else has wired now."""

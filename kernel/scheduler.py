@@ -45,7 +45,7 @@ class Scheduler(Residence):
         self.steps = self.prefilled = self.decoded = self.failures = 0
 
     def has_work(self) -> bool:
-        return self.flight is None and bool(self.suspects or self.decodes or self.prefills or self.memory.copies)
+        return self.flight is None and bool(self.suspects or self.decodes or self.prefills or self.parked)
 
     # planning --------------------------------------------------------------------------------------------------------
 
@@ -55,11 +55,14 @@ class Scheduler(Residence):
             return None
         rows: list[Row] = []
         flown: list[Burst] = []
+        self._unpark()
         while True:
             changes = self._changes()
             self._choose(now, rows, flown)
-            if rows or self.memory.copies or changes == self._changes():
-                break  # otherwise somebody gave way to nobody yet: choose again
+            if rows or self.memory.copies or (changes == self._changes() and not self.prefills):
+                break  # otherwise somebody gave way to nobody yet, or not everybody was looked at: choose again
+            if changes != self._changes():
+                self._unpark()
         if not rows and not self.memory.copies:
             return None
         self.steps += 1
@@ -78,7 +81,7 @@ class Scheduler(Residence):
         passed: list[Burst] = []
         self._reserved = 0
         for victim, winner in self._yielding:
-            if victim.resident and victim.state is State.READY and not winner.done:
+            if victim.resident and victim.state is State.READY and winner.state is State.READY:
                 self._preempt(victim, winner, now)
         self._yielding.clear()
         if (suspect := self._suspect(now)) is not None:
@@ -95,7 +98,10 @@ class Scheduler(Residence):
     def _plan_batch(self, now: float, rows: list[Row], flown: list[Burst], passed: list[Burst]) -> None:
         geometry = self.geometry
         most_rows, budget = geometry.max_rows, geometry.max_tokens
-        decodes = min(most_rows - bool(self.prefills), budget - bool(self.prefills)) or 1
+        decodes = min(most_rows, budget) - bool(self.prefills)  # a row is left to whoever comes next
+        if decodes == 0:  # there is only one: the better rank has it
+            first, other = self.decodes.best(), self.prefills.best()
+            decodes = int(other is None or (first is not None and first <= other))
         while len(rows) < decodes and (burst := self.decodes.pop()) is not None:
             budget -= self._fly(burst, 1, now, rows, flown, passed)
         overlooked = 0
@@ -108,7 +114,7 @@ class Scheduler(Residence):
                 budget -= taken
                 overlooked += not taken
             elif burst.state is State.READY:
-                passed.append(burst)
+                self._park(burst)
                 overlooked += 1
 
     def _suspect(self, now: float) -> Burst | None:
@@ -119,7 +125,7 @@ class Scheduler(Residence):
             if burst.resident or self._admit(burst, now):
                 return burst
             if burst.state is State.READY:
-                self._push(burst)
+                self._park(burst)
         return None
 
     def _fly(self, burst: Burst, most: int, now: float, rows: list[Row], flown: list[Burst], passed: list[Burst]) -> int:
@@ -137,6 +143,11 @@ class Scheduler(Residence):
                 return 0
         last = start + count == length
         sampling = burst.sampling if last else None
+        if sampling is not None:
+            if (over := burst.process.over_tokens(1)) is not None:
+                self.end(burst, now, "failed", over)
+                return 0
+            burst.process.charge_tokens(1)  # refunded if the step fails: see retire
         rows.append(
             Row(
                 burst=burst.bid,
@@ -149,6 +160,7 @@ class Scheduler(Residence):
             )
         )
         flown.append(burst)
+        context.flying = True
         burst.prefilling = not (burst.output and count == 1)
         self._move(burst, State.RUNNING, now)
         return count
@@ -202,10 +214,22 @@ class Scheduler(Residence):
         logprobs: tuple[Logprobs | None, ...] = result.logprobs or (None,) * len(flight.bursts)
         sealed: list[bytes] = []
         for burst, row, token, logprob in zip(flight.bursts, flight.step.rows, result.tokens, logprobs, strict=True):
+            burst.context.flying = False
+            self._bill(burst, row, token)
             if not burst.done:
                 self._advance(burst, row, token, logprob, sealed, now)
         for key in sealed:
             self._unblock(self.fills.sealed(key), now)
+
+    def _bill(self, burst: Burst, row: Row, token: int | None) -> None:
+        """What the device did is charged, even if nobody wants it any more."""
+        process, count = burst.process, len(row.tokens)
+        prefill = count if burst.prefilling else 0
+        process.usage.prefill_tokens += prefill
+        process.usage.decode_tokens += token is not None
+        self.prefilled += prefill
+        self.decoded += token is not None
+        self.policy.charge(process, prefill, token is not None, len(row.frames))
 
     def _advance(self, burst: Burst, row: Row, token: int | None, logprob: Logprobs | None, sealed: list[bytes], now: float) -> None:
         context, process, slots = burst.context, burst.process, self.geometry.page_slots
@@ -218,20 +242,14 @@ class Scheduler(Residence):
                     self.memory.seal(page, context.key(i))
                 sealed.append(context.key(i))
         burst.progress += count
-        if burst.prefilling:
-            process.usage.prefill_tokens += count
-            self.prefilled += count
-        self.policy.charge(process, count if burst.prefilling else 0, token is not None, len(context.pages))
         if token is not None:
-            process.usage.decode_tokens += 1
-            self.decoded += 1
             self._emit(burst, token, logprob, now)
         elif burst.sampling is None and context.computed == len(context.tokens):
             self.end(burst, now, "stop")
         if burst.done:
             return
-        if not burst.claims:
-            burst.cls = process.cls  # what it inherited from those who waited for its fills ends with them
+        if burst.cls != process.cls:  # what it inherited from those who waited for its fills ends with them
+            burst.cls = min(process.cls, self.fills.best_class(burst))
         if burst.state is State.RUNNING:
             self._move(burst, State.READY, now, "queued: batch or token budget was full")
         if burst.state is State.READY:
@@ -245,13 +263,10 @@ class Scheduler(Residence):
             burst.logprobs.append(logprob)
         if burst.first_token is None:
             burst.first_token = now
-        burst.process.charge_tokens(1)
         if token in burst.stop_ids:
             self.end(burst, now, "stop")
         elif len(burst.output) >= burst.max_tokens:
             self.end(burst, now, "length")
-        elif (over := burst.process.over_tokens(1)) is not None:
-            self.end(burst, now, "failed", over)
         else:
             self._wake(("burst", burst.bid))
 
@@ -262,6 +277,9 @@ class Scheduler(Residence):
         for burst in (*flight.bursts, *flight.paging):
             self._release(burst, now)
         for burst, row in zip(flight.bursts, flight.step.rows, strict=True):
+            burst.context.flying = False
+            if row.sampling is not None:
+                burst.process.charge_tokens(-1)
             if row.store and not burst.context.closed:
                 self._discard(burst.context, row.position)
         self.memory.land(ok=False)

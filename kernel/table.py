@@ -1,12 +1,11 @@
 """The process table: births, deaths, and who is whose child.
 
 Invariants: every live process but init has a live parent; a zombie stays until its parent reaps it; what has no parent
-left goes to init, which reaps at once. Limits of the dead still bind the orphans they leave.
+left goes to init, which reaps at once. What an orphan does still counts against those who spawned it: nobody escapes a limit
+by leaving its children behind.
 """
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 from .account import Account
 from .capability import ALL, DEFAULT, attenuate, covers
@@ -21,7 +20,7 @@ INIT = 1
 class ProcessTable:
     def __init__(self, params: Params, now: float) -> None:
         self.params = params
-        init = Process(INIT, None, "init", "root", 0, now, ALL, Limits(), account=Account(now))
+        init = Process(INIT, None, None, "init", "root", 0, now, ALL, Limits(), account=Account(now))
         init.move(Phase.ALIVE)
         self.init = init
         self.all: dict[int, Process] = {INIT: init}
@@ -66,7 +65,7 @@ class ProcessTable:
                 raise NotPermitted(f"pid {parent.pid} cannot give {wanted!r} to a child, since it does not hold it")
         if (over := parent.over_children()) is not None:
             raise over
-        process = Process(self._pid(), parent, name, user, parent.depth + 1, now, capabilities, limits, account=Account(now))
+        process = Process(self._pid(), parent, parent, name, user, parent.depth + 1, now, capabilities, limits, account=Account(now))
         process.renice(parent.nice if nice is None else nice)
         process.cls = parent.cls if cls is None else cls
         if (process.cls < parent.cls or process.nice < parent.nice) and not covers(parent.capabilities, "proc:nice"):
@@ -84,9 +83,6 @@ class ProcessTable:
         process.move(Phase.ZOMBIE)
         process.status, process.reason, process.ended = status, reason, now
         process.pending = process.kill_at = None
-        for above in process.lineage():
-            if above is not process:
-                above.usage.tree_children -= 1
         orphans = list(process.children.values())
         for orphan in orphans:
             self._adopt(orphan)
@@ -95,29 +91,16 @@ class ProcessTable:
         return orphans
 
     def _adopt(self, orphan: Process) -> None:
-        """Hand a process to init; what its ancestors were still allowed binds it from now on."""
+        """Hand a process to init, which forgets it at once if it is dead."""
         parent = orphan.parent
         if parent is None:
             return
-        live = orphan.usage.tree_children + orphan.live
-        for above in parent.lineage():
-            if above is self.init:
-                continue
-            limits, mine, theirs = orphan.limits, orphan.usage, above.usage
-            orphan.limits = Limits(
-                tokens=_tighter(limits.tokens, above.limits.tokens, mine.tree_tokens - theirs.tree_tokens),
-                pages=_tighter(limits.pages, above.limits.pages, mine.tree_pages - theirs.tree_pages),
-                children=_tighter(limits.children, above.limits.children, mine.tree_children - theirs.tree_children),
-                wall_seconds=_tighter_seconds(limits.wall_seconds, above.limits.wall_seconds, above.started - orphan.started),
-            )
-            theirs.tree_pages -= mine.tree_pages
-            theirs.tree_children -= live
         del parent.children[orphan.pid]
         orphan.parent = self.init
         if orphan.live:
             self.init.children[orphan.pid] = orphan
         else:
-            del self.all[orphan.pid]
+            self._forget(orphan)
 
     def reap(self, parent: Process, pid: int | None) -> ExitRecord | None:
         """The record of a dead child, which is then forgotten; None if no such child has died yet."""
@@ -137,21 +120,6 @@ class ProcessTable:
         del self.all[zombie.pid]
         if zombie.parent is not None:
             zombie.parent.children.pop(zombie.pid, None)
-
-    def limit(self, process: Process, limits: Limits) -> None:
-        limits.check()
-        process.limits = replace(limits)
-
-
-def _tighter(own: int | None, theirs: int | None, offset: int) -> int | None:
-    if theirs is None:
-        return own
-    bound = max(theirs + offset, 0)
-    return bound if own is None else min(own, bound)
-
-
-def _tighter_seconds(own: float | None, theirs: float | None, offset: float) -> float | None:
-    if theirs is None:
-        return own
-    bound = max(theirs + offset, 0.0)
-    return bound if own is None else min(own, bound)
+        for above in zombie.lineage():
+            if above is not zombie:
+                above.usage.tree_children -= 1

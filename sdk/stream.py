@@ -72,6 +72,7 @@ class Reader(End):
         if self._request is None:
             self._demand_open()
             request, slot = self._port.request(self.pid, "read", {"pipe": self.pipe, "most": most})
+            slot.future.add_done_callback(ignore)  # nobody may come back for it
             self._request = (request, slot.future)
         future = self._request[1]
         try:

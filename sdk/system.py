@@ -6,6 +6,7 @@ this too, and its standard streams. Every method is a system call or a few; erro
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import asdict
@@ -38,7 +39,7 @@ from . import agentfile, prompt
 from .agentfile import AgentFile
 from .child import Child, Exit, exit_of, signal_name
 from .context import Context
-from .port import Port
+from .port import Port, ignore
 from .program import Attached, Programs
 from .stream import Reader, Writer
 
@@ -54,8 +55,10 @@ class System:
 
     def __init__(self, port: Port, pid: int, programs: Programs, folders: tuple[Path, ...], model: str | None) -> None:
         self._port, self.pid, self._programs, self._folders, self.model = port, pid, programs, folders, model
+        self._late: list[asyncio.Future[ExitRecord]] = []
+        """Waits that were cancelled, and may have taken a child off the table all the same."""
         self._unclaimed: list[ExitRecord] = []
-        """Ends of children that came just when the wait for them was cancelled."""
+        """The ends of those children."""
 
     async def _call(self, name: str, /, **arguments: Any) -> Any:
         return await self._port.call(self.pid, name, **arguments)
@@ -178,11 +181,25 @@ class System:
 
     async def wait(self, pid: int | None = None) -> Exit:
         """Sleep until a child has ended, any if none is named. Raises NoSuchChild if there is none."""
+        while self._late:
+            future = self._late[0]
+            await asyncio.wait([future])
+            if future in self._late:
+                self._late.remove(future)
+                if future.exception() is None:
+                    self._unclaimed.append(future.result())
         for record in self._unclaimed:
             if pid in (None, record.pid):
                 self._unclaimed.remove(record)
                 return exit_of(record, self._programs)
-        return exit_of(await self._port.claim(self.pid, "wait", {"pid": pid}, self._unclaimed.append), self._programs)
+        request, slot = self._port.request(self.pid, "wait", {"pid": pid})
+        try:
+            return exit_of(await asyncio.shield(slot.future), self._programs)
+        except asyncio.CancelledError:
+            self._port.cancel(request)
+            self._late.append(slot.future)
+            slot.future.add_done_callback(ignore)
+            raise
 
     async def kill(self, pid: int, signal: str | int = "TERM", *, tree: bool = False) -> None:
         """Send a signal: TERM, KILL, STOP, CONT or INT; with `tree`, to everything below it too."""

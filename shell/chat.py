@@ -45,7 +45,7 @@ class Chat:
     async def _start(self, job: Job) -> Child:
         system = await self._shell.system()
         await self._shell.model_loaded(job)
-        agent = replace(self._shell.agent("chat"), separator=END_OF_REPLY)
+        agent = replace(await system.agent("chat"), separator=END_OF_REPLY)
         self._child = await system.spawn(agent)
         self._shell.watch(self._watch, self._child)
         return self._child

@@ -101,7 +101,7 @@ def _run(found: argparse.Namespace) -> int:
 
 
 def _pull(found: argparse.Namespace) -> int:
-    from llmos.services.init.boot import read_settings
+    from llmos.services.init.settings import read_settings
 
     from .store import pull
 
@@ -115,7 +115,7 @@ def _pull(found: argparse.Namespace) -> int:
 
 
 def _models(found: argparse.Namespace) -> int:
-    from llmos.services.init.boot import read_settings
+    from llmos.services.init.settings import read_settings
 
     from .render import models_table, plain_text, styled_text
     from .store import stored_models
@@ -133,7 +133,7 @@ def _models(found: argparse.Namespace) -> int:
 
 
 def _remove(found: argparse.Namespace) -> int:
-    from llmos.services.init.boot import read_settings
+    from llmos.services.init.settings import read_settings
 
     from .store import library
 

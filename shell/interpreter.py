@@ -85,12 +85,12 @@ class Interpreter:
         """Start the list as a job in the background. If it begins with a process, wait for that, so that `$!` has its pid."""
         job = Job(item.text, foreground=False)
         self.shell.start(job, lambda: self.and_or(job, item, Empty()))
-        names = [command.words[0].plain for command in item.first.commands if command.words]
-        if set(names) & STARTERS:
-            with anyio.move_on_after(PATIENCE if self.shell.interactive else None):
-                await job.begun.wait()
-        if job.pids:
-            self.shell.last_pid = job.pids[0]
+        names = {command.words[0].plain for command in item.first.commands if command.words}
+        patience = 0 if not names & STARTERS else PATIENCE if self.shell.interactive else None
+        with anyio.move_on_after(patience) as waiting:
+            await self.shell.announce(job)
+        if waiting.cancelled_caught:
+            self.shell.announce_later(job)
         await self.shell.show_notes()
 
     async def and_or(self, job: Job, item: AndOr, stdin: Source) -> int:

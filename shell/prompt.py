@@ -1,7 +1,7 @@
 """The line that a person edits: history, completion, and text that appears above it while it is edited.
 
 Owns the prompt_toolkit session. Ctrl-C throws the line away, Ctrl-D on an empty one ends the input, Tab completes
-commands, pids, jobs, signals, agents and paths. While the model loads a line below says so. Runs nothing.
+commands, pids, jobs, signals, agents and paths. While the model loads the line says so. Runs nothing.
 """
 
 from __future__ import annotations
@@ -78,14 +78,15 @@ class Prompt:
         await run_in_terminal(write)
 
     async def _show_loading(self) -> None:
+        """At the right of the line, where it is seen in every terminal and is gone when the line is entered."""
         connection, session = self._shell.connection, self._session
+        session.rprompt = lambda: "" if session.app.is_done else connection.label()
         try:
             while connection.loading:
-                session.bottom_toolbar = connection.label()
                 session.app.invalidate()
                 await anyio.sleep(REFRESH)
         finally:
-            session.bottom_toolbar = None
+            session.rprompt = None
             session.app.invalidate()
         if connection.fault is not None:
             await self._shell.terminal.error(f"llmsh: {connection.fault}")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group, JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -37,7 +37,8 @@ _ALL_VISIBLE = VISIBLE | {10: "^J", 9: "^I", 30: "^^"}
 def styled_text(drawing: RenderableType) -> str:
     """For the terminal: in its width, in colour unless NO_COLOR or a dumb terminal says otherwise (rich reads both)."""
     out = io.StringIO()
-    Console(file=out, force_terminal=True, width=shutil.get_terminal_size().columns, highlight=False).print(drawing)
+    columns, lines = shutil.get_terminal_size()
+    Console(file=out, force_terminal=True, width=columns, height=lines, highlight=False).print(drawing)
     return out.getvalue()
 
 
@@ -78,7 +79,8 @@ def table(*columns: str) -> Table:
     """An empty table. A column named `<NAME` is flush left, `>NAME` flush right, for numbers."""
     drawing = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
-        drawing.add_column(column[1:], justify="right" if column[0] == ">" else "left", no_wrap=True, overflow="ellipsis")
+        justify: JustifyMethod = "right" if column[0] == ">" else "left"
+        drawing.add_column(column[1:], justify=justify, no_wrap=True, overflow="ellipsis", min_width=len(column) - 1)
     return drawing
 
 
@@ -115,18 +117,21 @@ def processes_table(processes: Sequence[ProcessInfo]) -> Table:
 
 
 def explanation_table(explanation: Explanation) -> RenderableType:
-    """What `explain` shows: a line for each activity with its part of the wall time, then why the process waited."""
+    """What `explain` shows: a line for each activity that took any time, with its part of the whole, then why the process waited."""
     wall = explanation.wall
     head = Text.assemble((f"pid {explanation.pid} ", "bold"), plain(explanation.name, "bold"), f": {precise(wall)} in all")
     where = table("<WHERE", ">TIME", ">PART", "<")
     for activity, spent in explanation.seconds.items():
+        if round(spent, 3) == 0:
+            continue
         part = spent / wall if wall > 0 else 0.0
-        where.add_row(plain(activity), precise(spent), f"{part:.0%}", "█" * round(part * BAR), style="" if spent else "dim")
+        where.add_row(plain(activity), precise(spent), f"{part:.0%}", "█" * round(part * BAR))
     parts: list[RenderableType] = [head, "", where]
-    if explanation.causes:
+    if any(round(spent, 3) > 0 for spent in explanation.causes.values()):
         why = table("<WHY IT WAITED", ">TIME")
         for cause, spent in explanation.causes.items():
-            why.add_row(plain(cause), precise(spent))
+            if round(spent, 3) > 0:
+                why.add_row(plain(cause), precise(spent))
         parts += ["", why]
     read, cached, written = explanation.prefill_tokens, explanation.cached_tokens, explanation.decode_tokens
     counts = f"tokens: {read:,} read, {cached:,} found in the cache, {written:,} written"

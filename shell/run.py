@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 import llmos
-from llmos.services.init.boot import read_settings
+from llmos.services.init.settings import read_settings
 
 from .builtins import table
 from .chat import Chat

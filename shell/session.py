@@ -29,7 +29,7 @@ from .terminal import ErrorSink, Terminal, TerminalSink
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from llmos import AgentFile, Child, Explanation, System
+    from llmos import Child, Explanation, System
 
 MOST_STATUSES = 10_000
 """Ended processes whose status is remembered for `wait`."""
@@ -112,9 +112,7 @@ class Shell:
     def start(self, job: Job, body: Callable[[], Awaitable[int]]) -> None:
         """Run `body` as a job in the background."""
         self.jobs.add(job)
-        tasks = self._running_tasks()
-        tasks.start_soon(self._background, job, body)
-        tasks.start_soon(self._announce, job)
+        self._running_tasks().start_soon(self._background, job, body)
 
     async def _background(self, job: Job, body: Callable[[], Awaitable[int]]) -> None:
         status = INTERRUPTED
@@ -136,13 +134,17 @@ class Shell:
             for each in done[:-MOST_DONE]:
                 self.jobs.remove(each)
 
-    async def _announce(self, job: Job) -> None:
-        """`[1] 7`, once the pid is known; and `$!`."""
+    async def announce(self, job: Job) -> None:
+        """Wait until the job has a pid; then `[1] 7`, and `$!`."""
         await job.begun.wait()
         if job.pids:
             self.last_pid = job.pids[0]
             if self.interactive:
                 await self.note(f"[{job.number}] {job.pids[0]}")
+
+    def announce_later(self, job: Job) -> None:
+        """The same, without waiting for it."""
+        self._running_tasks().start_soon(self.announce, job)
 
     async def adopt(self, start: Start, text: str) -> Job:
         """A job in the background for a process that the system makes: `fork`. Returns when it has started."""
@@ -227,22 +229,11 @@ class Shell:
             return str(self.connection.ready.pid) if self.connection.ready is not None else ""
         return self.variables.get(name, "")
 
-    @property
-    def _folders(self) -> list[Path]:
-        """Where agents are looked for, in the order of the system."""
-        return [Path("agents"), self.home / "agents", Path(str(files("llmos") / "agents"))]
-
     def agents(self) -> list[str]:
-        """The agents that spawn finds by name."""
+        """The agents that spawn finds by name, in the places and the order of the system, whether or not it has booted."""
         from llmos.sdk import agentfile  # pydantic and the ABI cost 0.3 s: the prompt does not wait for them
 
-        return agentfile.names(self._folders)
-
-    def agent(self, name: str) -> AgentFile:
-        """One of them. Raises NotFound, BadFormat."""
-        from llmos.sdk import agentfile
-
-        return agentfile.find(name, self._folders)
+        return agentfile.names([Path("agents"), self.home / "agents", Path(str(files("llmos") / "agents"))])
 
     def unknown(self, name: str) -> str:
         """What to say of a command that does not exist."""

@@ -78,14 +78,18 @@ def pull(home: Path, reference: str, name: str | None = None) -> Manifest:
 def _bar() -> Iterator[Progress]:
     from rich.console import Console
     from rich.markup import escape
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("looking", total=None)
+        current: list[tuple[str, TaskID]] = []
 
         def show(what: str, done: int, total: int | None) -> None:
-            bar.update(task, description=escape(what.translate(VISIBLE)), completed=done, total=total)
+            if not current or current[0][0] != what:  # a bar for each thing it does, one at a time
+                for _, task in current:
+                    bar.remove_task(task)
+                current[:] = [(what, bar.add_task(escape(what.translate(VISIBLE)), total=total))]
+            bar.update(current[0][1], completed=done, total=total)
 
         yield show
 

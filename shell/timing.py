@@ -9,7 +9,7 @@ import time
 import anyio
 
 import llmos
-from llmos.services.init.boot import read_settings
+from llmos.services.init.settings import read_settings
 
 from .store import provide
 

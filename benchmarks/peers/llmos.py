@@ -45,6 +45,9 @@ class Llmos:
     async def stop(self) -> None:
         await self.booting.__aexit__(None, None, None)
 
+    def versions(self) -> dict[str, str]:
+        return {}
+
     async def prepare(self, workload: object) -> None:
         pass
 

@@ -49,9 +49,6 @@ class OpenVino(Stateless):
         self.waiting.put(None)
         await asyncio.to_thread(self.thread.join)
 
-    async def prepare(self, workload: object) -> None:
-        pass
-
     def step_until_stopped(self) -> None:
         """Admits what waits, steps, hands out new ids; sleeps in `waiting` when there is nothing to do."""
         import numpy

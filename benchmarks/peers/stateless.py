@@ -18,6 +18,13 @@ class Stateless:
 
     streams_turns = True
 
+    def versions(self) -> dict[str, str]:
+        """What no package's metadata tells."""
+        return {}
+
+    async def prepare(self, workload: object) -> None:
+        """Called before each run, outside the measured time."""
+
     def stream(self, tokens: Sequence[int], length: int, *, kind: Kind, more: bool) -> AsyncIterator[list[int]]:
         raise NotImplementedError
 

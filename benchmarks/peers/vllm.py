@@ -41,9 +41,6 @@ class Vllm(Stateless):
     async def stop(self) -> None:
         self.engine.shutdown()
 
-    async def prepare(self, workload: object) -> None:
-        pass
-
     async def generate(self, tokens: Sequence[int], kind: Kind, **sampling: float) -> AsyncIterator[list[int]]:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind

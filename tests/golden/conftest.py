@@ -73,7 +73,9 @@ class Golden:
         logits = self.logits([*prompt, *output])[len(prompt) - 1 : -1]
         lost = logits.max(-1).values - logits.gather(1, torch.tensor(output)[:, None])[:, 0]
         worst = int(lost.argmax())
-        assert lost[worst] <= tolerance, f"token {worst} of {self.name}: {output[worst]} is {lost[worst]:.4f} below {int(logits[worst].argmax())}"
+        assert lost[worst] <= tolerance, (
+            f"token {worst} of {self.name}: {output[worst]} is {lost[worst]:.4f} below {int(logits[worst].argmax())}"
+        )
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -106,7 +108,9 @@ def _make(name: str, folder: Path) -> Golden:
     for key, parameter in model.named_parameters():  # norms and biases are born as ones and zeros: nothing would be tested
         if "norm" in key or key.endswith("bias"):
             parameter.data = parameter.data + 0.2 * torch.randn_like(parameter)
-    state = {key: value.contiguous() for key, value in model.state_dict().items() if not (key == "lm_head.weight" and config.tie_word_embeddings)}
+    state = {
+        key: value.contiguous() for key, value in model.state_dict().items() if not (key == "lm_head.weight" and config.tie_word_embeddings)
+    }
     save_file(state, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(config.to_dict()))
     return Golden(name, model, open_checkpoint(folder))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import pytest
 import torch
 
+from llmos.drivers import attention
 from llmos.drivers.reference import ReferenceDevice
 from llmos.drivers.torch_cpu import TorchDevice
 from llmos.kernel.device import Copy, Row, Tier
 
-from .conftest import VOCABULARY, Golden
+from .conftest import FAMILIES, VOCABULARY, Golden
 from .contexts import Context, Frontend
 
 
@@ -23,12 +25,33 @@ def reference_device(golden: Golden, slots: int = 8) -> ReferenceDevice:
     return ReferenceDevice(golden.checkpoint, name=golden.name, frames=160, host_frames=40, page_slots=slots)
 
 
-DEVICES = {"torch": torch_device, "reference": reference_device}
+DEVICES = {"torch": torch_device, "eager": torch_device, "reference": reference_device}
 
 
-@pytest.fixture(params=list(DEVICES))
-def frontend(request: pytest.FixtureRequest, golden: Golden) -> Frontend:
-    return Frontend(DEVICES[request.param](golden))
+ORACLES = ("llama-tied-llama3-rope", "mistral-sliding", "qwen2-sliding-above", "qwen3")
+PAIRS = [(family, device) for family in FAMILIES for device in DEVICES if device != "reference" or family in ORACLES]
+"""The reference is slow; four families have everything that it must do."""
+
+
+@pytest.fixture(params=PAIRS, ids=["-".join(pair) for pair in PAIRS])
+def pair(request: pytest.FixtureRequest, build: Callable[[str], Golden], monkeypatch: pytest.MonkeyPatch) -> tuple[Golden, Frontend]:
+    """A model, and a device to drive by hand. "eager" shares and keeps every page it may, which so few tokens would not be worth."""
+    family, device = request.param
+    if device == "eager":
+        monkeypatch.setattr(attention, "SNAPSHOT_NUMBERS", 0)
+        monkeypatch.setattr(attention, "GROUP_NUMBERS", 0)
+        monkeypatch.setattr(attention, "RECENT_TOKENS", 16)
+    return build(family), Frontend(DEVICES[device](build(family)))
+
+
+@pytest.fixture
+def golden_of(pair: tuple[Golden, Frontend]) -> Golden:
+    return pair[0]
+
+
+@pytest.fixture
+def frontend(pair: tuple[Golden, Frontend]) -> Frontend:
+    return pair[1]
 
 
 def prompt(length: int, seed: int = 0) -> list[int]:
@@ -45,41 +68,41 @@ def test_logits(golden: Golden) -> None:
         torch.testing.assert_close(got, expected, atol=2e-4, rtol=1e-4)
 
 
-def test_alone(golden: Golden, frontend: Frontend) -> None:
+def test_alone(golden_of: Golden, frontend: Frontend) -> None:
     context = Context(prompt(45))
     (output,) = frontend.generate([context], 64)
-    golden.agrees(prompt(45), output)
+    golden_of.agrees(prompt(45), output)
 
 
-def test_batched_with_lengths_and_phases_mixed(golden: Golden, frontend: Frontend) -> None:
+def test_batched_with_lengths_and_phases_mixed(golden_of: Golden, frontend: Frontend) -> None:
     """A batch whose rows are one token, a few, many pages long; one joins while the others decode."""
     prompts = [prompt(length, length) for length in (1, 5, 33, 90, 91)]
     contexts = [Context(list(tokens)) for tokens in prompts]
     early = frontend.generate(contexts[:4], 5)
     late = frontend.generate(contexts, 40)
     for tokens, output in zip(prompts, [first + second for first, second in zip([*early, []], late, strict=True)], strict=True):
-        golden.agrees(tokens, output)
+        golden_of.agrees(tokens, output)
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 16])
-def test_chunked(golden: Golden, frontend: Frontend, chunk: int) -> None:
+def test_chunked(golden_of: Golden, frontend: Frontend, chunk: int) -> None:
     context = Context(prompt(50))
     frontend.prefill(context, chunk)
     assert context.stored == 50
     (output,) = frontend.generate([context], 64)  # begins with the last token computed again and not stored
-    golden.agrees(prompt(50), output)
+    golden_of.agrees(prompt(50), output)
 
 
-def test_last_token_again_does_not_write(golden: Golden, frontend: Frontend) -> None:
+def test_last_token_again_does_not_write(golden_of: Golden, frontend: Frontend) -> None:
     context = Context(prompt(21))
     frontend.prefill(context)
     before = page_bytes(frontend, context.frames)
     (output,) = frontend.generate([context], 1)
     assert torch.equal(page_bytes(frontend, context.frames), before)
-    golden.agrees(prompt(21), output)
+    golden_of.agrees(prompt(21), output)
 
 
-def test_forked(golden: Golden, frontend: Frontend) -> None:
+def test_forked(golden_of: Golden, frontend: Frontend) -> None:
     """Twins share all full pages, each goes its own way, and a twin of a twin too."""
     parent = Context(prompt(45))
     frontend.prefill(parent)
@@ -96,25 +119,25 @@ def test_forked(golden: Golden, frontend: Frontend) -> None:
     family.append(twin)
     more = frontend.generate(family, 44)
     for context, output in zip(family, more, strict=True):
-        golden.agrees(context.tokens[:-44], output)
+        golden_of.agrees(context.tokens[:-44], output)
     for ending, output in zip(([], [5], [6], [7]), outputs, strict=True):
-        golden.agrees(prompt(45) + ending, output)
+        golden_of.agrees(prompt(45) + ending, output)
     assert len({tuple(output) for output in outputs}) > 1
 
 
-def test_prefix_hit(golden: Golden, frontend: Frontend) -> None:
+def test_prefix_hit(golden_of: Golden, frontend: Frontend) -> None:
     """A second context begins on pages that the first one filled."""
     first = Context(prompt(48))
     frontend.prefill(first)
     second = Context(prompt(48)[:40] + prompt(17, 3), list(first.frames[:5]), 40)
     whole = Context(prompt(48), list(first.frames[:6]), 48)
     outputs = frontend.generate([first, second, whole], 64)
-    golden.agrees(prompt(48), outputs[0])
-    golden.agrees(prompt(48)[:40] + prompt(17, 3), outputs[1])
+    golden_of.agrees(prompt(48), outputs[0])
+    golden_of.agrees(prompt(48)[:40] + prompt(17, 3), outputs[1])
     assert outputs[2] == outputs[0]
 
 
-def test_swapped_out_and_in(golden: Golden, frontend: Frontend) -> None:
+def test_swapped_out_and_in(golden_of: Golden, frontend: Frontend) -> None:
     context = Context(prompt(45))
     (begun,) = frontend.generate([context], 20)
     before, old = page_bytes(frontend, context.frames), list(context.frames)
@@ -126,15 +149,15 @@ def test_swapped_out_and_in(golden: Golden, frontend: Frontend) -> None:
     frontend.step([], copies[half:])
     assert torch.equal(page_bytes(frontend, context.frames), before)
     (output,) = frontend.generate([context], 44)
-    golden.agrees(prompt(45), begun + output)
+    golden_of.agrees(prompt(45), begun + output)
 
 
-def test_a_step_copies_before_it_computes(golden: Golden, frontend: Frontend) -> None:
+def test_a_step_copies_before_it_computes(golden_of: Golden, frontend: Frontend) -> None:
     context = Context(prompt(45))
     frontend.prefill(context)
     copies = frontend.swap(context, range(10))
     outcome = frontend.step([frontend.row(context)], copies)
-    golden.agrees(prompt(45), [outcome.tokens[0]])
+    golden_of.agrees(prompt(45), [outcome.tokens[0]])
 
 
 @pytest.mark.parametrize("slots", [1, 5, 16, 64])
@@ -165,10 +188,18 @@ def page_bytes(frontend: Frontend, frames: list[int]) -> torch.Tensor:
     return device.pages[Tier.DEVICE][frames].clone()
 
 
-def test_copy_to_itself_and_between_tiers(golden: Golden, frontend: Frontend) -> None:
+def test_copy_to_itself_and_between_tiers(golden_of: Golden, frontend: Frontend) -> None:
     context = Context(prompt(8))
     frontend.prefill(context)
     page = page_bytes(frontend, context.frames)
     frame = context.frames[0]
-    frontend.step([], [Copy(Tier.DEVICE, frame, Tier.DEVICE, frame), Copy(Tier.DEVICE, frame, Tier.HOST, 3), Copy(Tier.HOST, 3, Tier.HOST, 4), Copy(Tier.HOST, 4, Tier.DEVICE, 0)])
+    frontend.step(
+        [],
+        [
+            Copy(Tier.DEVICE, frame, Tier.DEVICE, frame),
+            Copy(Tier.DEVICE, frame, Tier.HOST, 3),
+            Copy(Tier.HOST, 3, Tier.HOST, 4),
+            Copy(Tier.HOST, 4, Tier.DEVICE, 0),
+        ],
+    )
     assert torch.equal(page_bytes(frontend, [0]), page)

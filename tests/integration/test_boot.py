@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import threading
@@ -208,9 +209,14 @@ async def test_a_handlers_bug_harms_nobody_else(boot: Boot, caplog: pytest.LogCa
     assert "KeyError: 'oops'" in caplog.text
 
 
+def environment() -> dict[str, str]:
+    """Another interpreter finds llmos where this one does, installed or not."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
 def test_import_is_light() -> None:
     code = "import sys, llmos; assert not {'torch', 'pydantic', 'anyio', 'asyncio', 'numpy'} & set(sys.modules), sorted(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=environment())
 
 
 def test_boot_needs_no_torch(tmp_path: Path) -> None:
@@ -221,7 +227,7 @@ def test_boot_needs_no_torch(tmp_path: Path) -> None:
         "asyncio.run(main())\n"
         "assert 'torch' not in sys.modules\n"
     )
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60, env=environment())
 
 
 def test_ctrl_c(tmp_path: Path) -> None:
@@ -239,7 +245,7 @@ def test_ctrl_c(tmp_path: Path) -> None:
         "except KeyboardInterrupt:\n"
         "    print([t.name for t in threading.enumerate() if t.name.startswith('llmos')])\n"
     )
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60, env=environment())
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 

@@ -61,7 +61,7 @@ def test_orphans_do_not_escape_the_limits_of_the_dead():
     machine.append(parent, machine.open(parent), range(30))
     kernel.exit(0, parent, 0)
     machine.append(child, machine.open(child), range(70))
-    with pytest.raises(QuotaExceeded, match="70 tokens"):
+    with pytest.raises(QuotaExceeded, match="100 tokens"):
         machine.append(child, machine.open(child), [1])
     assert kernel.next_deadline() is not None
 
