@@ -151,7 +151,8 @@ def main() -> int:
     )
     print(device.describe())
     print(
-        f"{'case':30} {'rows':>4} {'context':>7} {'tokens':>6} {'ms':>8} {'least':>8} {'most':>8} {'linear':>8} {'attention':>9} {'tokens/s':>9}"
+        f"{'case':30} {'rows':>4} {'context':>7} {'tokens':>6} {'ms':>8} {'least':>8} {'most':>8} "
+        f"{'linear':>8} {'attention':>9} {'tokens/s':>9}"
     )
     for case in CASES:
         if args.only not in case.name:

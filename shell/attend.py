@@ -97,7 +97,8 @@ async def _drain(child: Child, stream: Reader | None, sink: Sink, course: _Cours
         return
     try:
         async for piece in stream:
-            await sink.write(piece)
+            if not course.unread:  # what it says of a broken pipe is no news, as in sh
+                await sink.write(piece)
     except Closed:
         course.unread = True
         await _signal(child, "TERM")

@@ -25,10 +25,11 @@ Boot = Callable[[], AbstractAsyncContextManager["System"]]
 class Connection:
     """Boots and holds the system. `run` is its task: start it in a task group before asking for the system."""
 
-    def __init__(self, boot: Boot, model: str) -> None:
+    def __init__(self, boot: Boot, model: str, *, load: bool = True) -> None:
         self.model = model
         """What is loaded, for the progress line."""
         self._boot = boot
+        self._load_model = load
         self._system: System | None = None
         self._fault: Fault | None = None
         self._wake = anyio.Event()
@@ -99,7 +100,10 @@ class Connection:
             self._system = system
             self._settled.set()
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._load, system)
+                if self._load_model:
+                    tasks.start_soon(self._load, system)
+                else:
+                    self._loaded.set()
                 await self._stop.wait()
                 tasks.cancel_scope.cancel()
             self._system = None

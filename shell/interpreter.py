@@ -31,7 +31,6 @@ from .terminal import ErrorSink, TerminalSink
 if TYPE_CHECKING:
     from .session import Shell
 
-STARTERS = frozenset({"spawn", "ask", "fork"})
 PATIENCE = 0.3
 """Seconds that the prompt waits for the pid of a job in the background."""
 
@@ -86,7 +85,8 @@ class Interpreter:
         job = Job(item.text, foreground=False)
         self.shell.start(job, lambda: self.and_or(job, item, Empty()))
         names = {command.words[0].plain for command in item.first.commands if command.words}
-        patience = 0 if not names & STARTERS else PATIENCE if self.shell.interactive else None
+        starts = any(name in self.builtins and self.builtins[name].uses_model for name in names if name)
+        patience = 0 if not starts else PATIENCE if self.shell.interactive else None
         with anyio.move_on_after(patience) as waiting:
             await self.shell.announce(job)
         if waiting.cancelled_caught:

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 def run(options: Options) -> int:
     """Run llmsh as it was called; its exit status."""
+    if not all(_is_text(word) for word in (options.commands or "", options.script or "", *options.arguments)):
+        print("llmsh: the command line is not UTF-8 text [EILSEQ]: put the commands in a file and save that as UTF-8", file=sys.stderr)
+        return USAGE
     try:
         settings = read_settings(model=options.model, device=options.device, home=options.home)
     except llmos.InvalidArgument as wrong:
@@ -58,8 +61,17 @@ def run(options: Options) -> int:
         _abandon_closed_output()
 
 
+def _is_text(word: str) -> bool:
+    """Bytes of the command line that are not UTF-8 arrive as lone surrogates."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def needs_model(options: Options) -> bool:
-    """Whether anything that is to be run may ask the model. What is not known before it is read may."""
+    """Whether anything that is to be run may start an agent. What is not known before it is read may."""
     if options.commands is None:
         return True
     builtins = table()
@@ -67,14 +79,17 @@ def needs_model(options: Options) -> bool:
         names = [command.words[0].plain for command in parse(options.commands).commands if command.words]
     except BadSyntax:
         return False
-    return any(name is None or (name in builtins and builtins[name].needs_system) for name in names)
+    return any(name is None or (name in builtins and builtins[name].uses_model) for name in names)
 
 
 async def _run(options: Options, settings: Settings) -> int:
     terminal = Terminal(dumb=os.environ.get("TERM", "dumb") == "dumb")
     reads_lines = options.commands is None and options.script is None and not options.demo
     interactive = reads_lines and os.isatty(0)
-    connection = Connection(lambda: llmos.boot(options.model, home=settings.home, device=settings.device), settings.model)
+    load = needs_model(options)
+    connection = Connection(
+        lambda: llmos.boot(options.model, home=settings.home, device=settings.device, preload=load), settings.model, load=load
+    )
     # The environment is where a shell's variables come from. Nothing else in this folder reads it.
     variables = {name: value.encode(errors="replace").decode() for name, value in os.environ.items()}
     shell = Shell(terminal, connection, settings.home, variables=variables, interactive=interactive)
@@ -83,25 +98,46 @@ async def _run(options: Options, settings: Settings) -> int:
         shell.standard_input = _standard_input()
         shell.typed = os.isatty(0)
     runner = Runner(shell, Chat(shell))
-    status = 0
-    async with shell.running(), runner.signals():
-        if reads_lines or needs_model(options):
-            connection.want()
-        if options.demo:
-            status = await runner.demo()
-        elif options.commands is not None:
-            status = await runner.text(options.commands)
-        elif options.script is not None:
-            status = await runner.file(options.script)
-        elif interactive and terminal.is_tty and not terminal.dumb:
-            from .prompt import Prompt  # prompt_toolkit costs 0.2 s: loaded for people only
+    async with shell.running():
+        async with runner.signals():
+            if load:
+                connection.want()
+            status = await _feed(runner, shell, options)
+        if runner.ended_by_signal is not None:
+            status = runner.ended_by_signal
+        if connection.loading:
+            _leave_at_once(status)
+    return status
 
-            prompt = Prompt(shell, settings.home / "history")
-            shell.history = prompt.history
-            status = await runner.lines(prompt)
-        else:
-            status = await runner.lines(PlainLines(0, terminal, prompts=interactive))
-    return status if runner.ended_by_signal is None else runner.ended_by_signal
+
+async def _feed(runner: Runner, shell: Shell, options: Options) -> int:
+    """Give the shell what it was called to run."""
+    if options.demo:
+        return await runner.demo()
+    if options.commands is not None:
+        return await runner.text(options.commands)
+    if options.script is not None:
+        return await runner.file(options.script)
+    if shell.interactive and shell.terminal.is_tty and not shell.terminal.dumb:
+        from .prompt import Prompt  # prompt_toolkit costs 0.2 s: loaded for people only
+
+        prompt = Prompt(shell, shell.home / "history")
+        shell.history = prompt.history
+        return await runner.lines(prompt)
+    return await runner.lines(PlainLines(0, shell.terminal, prompts=shell.interactive))
+
+
+def _leave_at_once(status: int) -> None:
+    """A load can be neither broken off nor left to a daemon thread while Python is taken apart, and takes seconds.
+
+    No process of the system has done anything yet that could be lost: whatever uses the model waits for it.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            pass  # nobody reads it
+    os._exit(status)
 
 
 def _standard_input() -> Callable[[], Source]:

@@ -171,6 +171,7 @@ class Runner:
 
     async def _take(self, line: str, lines: Lines) -> None:
         shell = self._shell
+        line = line.encode(errors="replace").decode()  # bytes typed that are no UTF-8 come as lone surrogates
         if shell.interactive:
             kind, meant = route(line, shell.builtins)
             if kind is Kind.QUESTION:

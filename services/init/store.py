@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from llmos.drivers.checkpoint import Checkpoint, open_checkpoint
@@ -55,6 +56,9 @@ class StoreCatalogue:
         page = config.layers * 2 * config.kv_heads * config.head_width * PAGE_SLOTS * _FLOAT_BYTES
         frames = max(1, min(MAX_FRAMES, tier_bytes(settings.device_memory) // page))
         host_frames = min(MAX_FRAMES, tier_bytes(settings.host_memory) // page)
+        # Torch's OpenMP threads wait for each other in a spin. Where something else wants a core too, the one that is not running
+        # is waited for that way for a whole time slice, thousands of times a second: spin briefly, then sleep. Read when torch loads.
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
         if settings.device == "reference":
             from llmos.drivers.reference import ReferenceDevice  # torch takes 2 s to import: on the worker's thread
 

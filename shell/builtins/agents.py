@@ -141,6 +141,7 @@ An agent is a file agents/AGENT.toml of this directory, of the home of llmos, or
   -m, --model NAME     a model that `models` shows
   --tokens N --pages N --seconds N --children N    limits: passing one ends the process
   --name NAME          what ps calls it""",
+        uses_model=True,
     ),
     Builtin(
         "ask",
@@ -149,5 +150,6 @@ An agent is a file agents/AGENT.toml of this directory, of the home of llmos, or
         ("ask What is the capital of France?", "ask 'Who wrote this?' < letter.txt"),
         ask,
         "A line that is no command goes to the chat agent too, in one long conversation; ask starts from nothing.",
+        uses_model=True,
     ),
 )

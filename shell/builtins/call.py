@@ -94,8 +94,8 @@ class Builtin:
     examples: tuple[str, ...]
     run: Callable[[Call], Awaitable[int]]
     details: str = ""
-    needs_system: bool = True
-    """False: works before, and without, a booted system."""
+    uses_model: bool = False
+    """Processes that it starts generate: the model had better be here, and loaded soon."""
 
     @property
     def page(self) -> str:

@@ -56,20 +56,6 @@ async def fg(call: Call) -> int:
 
 
 BUILTINS = (
-    Builtin(
-        "jobs",
-        "jobs [--json]",
-        "list the jobs in the background",
-        ("jobs", "spawn summarise < README.md > summary.txt & jobs"),
-        jobs,
-        needs_system=False,
-    ),
-    Builtin(
-        "fg",
-        "fg [%JOB]",
-        "bring a job in front: its output comes as it is made, Ctrl-C goes to it",
-        ("fg", "fg %1"),
-        fg,
-        needs_system=False,
-    ),
+    Builtin("jobs", "jobs [--json]", "list the jobs in the background", ("jobs", "spawn summarise < README.md > summary.txt & jobs"), jobs),
+    Builtin("fg", "fg [%JOB]", "bring a job in front: its output comes as it is made, Ctrl-C goes to it", ("fg", "fg %1"), fg),
 )

@@ -55,7 +55,7 @@ async def models(call: Call) -> int:
 
 
 BUILTINS = (
-    Builtin("help", "help [COMMAND]", "list the commands, or tell about one", ("help", "help spawn"), help_, needs_system=False),
+    Builtin("help", "help [COMMAND]", "list the commands, or tell about one", ("help", "help spawn"), help_),
     Builtin(
         "models",
         "models [--json]",
@@ -63,6 +63,5 @@ BUILTINS = (
         ("models", "models --json"),
         models,
         "llmos pull NAME gets one, llmos rm NAME removes one.",
-        needs_system=False,
     ),
 )

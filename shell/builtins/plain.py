@@ -127,22 +127,17 @@ async def history(call: Call) -> int:
 
 
 BUILTINS = (
-    Builtin("echo", "echo [-n] [WORD]...", "write words, with blanks between", ("echo hello", "echo $?"), echo, needs_system=False),
+    Builtin("echo", "echo [-n] [WORD]...", "write words, with blanks between", ("echo hello", "echo $?"), echo),
     Builtin(
-        "cat",
-        "cat [FILE]...",
-        "write files, or the input, to the output",
-        ("cat summary.txt", "cat notes.txt | spawn summarise"),
-        cat,
-        needs_system=False,
+        "cat", "cat [FILE]...", "write files, or the input, to the output", ("cat summary.txt", "cat notes.txt | spawn summarise"), cat
     ),
-    Builtin("ls", "ls [PATH]...", "list a directory of the host", ("ls", "ls agents"), ls, needs_system=False),
-    Builtin("cd", "cd [DIRECTORY]", "change the current directory; `cd -` goes back", ("cd ~/notes",), cd, needs_system=False),
-    Builtin("pwd", "pwd", "write the current directory", ("pwd",), pwd, needs_system=False),
-    Builtin("sleep", "sleep SECONDS", "wait", ("spawn summarise < a.txt & sleep 2; ps",), sleep, needs_system=False),
-    Builtin("clear", "clear", "clear the screen; so does Ctrl-L", ("clear",), clear, needs_system=False),
-    Builtin("true", "true", "do nothing, status 0", ("spawn chat hello || true",), true, needs_system=False),
-    Builtin("false", "false", "do nothing, status 1", ("false || echo failed",), false, needs_system=False),
-    Builtin("exit", "exit [STATUS]", "leave the shell; so does Ctrl-D", ("exit", "exit 1"), leave, needs_system=False),
-    Builtin("history", "history [N]", "list the lines typed before, or the last N", ("history 5",), history, needs_system=False),
+    Builtin("ls", "ls [PATH]...", "list a directory of the host", ("ls", "ls agents"), ls),
+    Builtin("cd", "cd [DIRECTORY]", "change the current directory; `cd -` goes back", ("cd ~/notes",), cd),
+    Builtin("pwd", "pwd", "write the current directory", ("pwd",), pwd),
+    Builtin("sleep", "sleep SECONDS", "wait", ("spawn summarise < a.txt & sleep 2; ps",), sleep),
+    Builtin("clear", "clear", "clear the screen; so does Ctrl-L", ("clear",), clear),
+    Builtin("true", "true", "do nothing, status 0", ("spawn chat hello || true",), true),
+    Builtin("false", "false", "do nothing, status 1", ("false || echo failed",), false),
+    Builtin("exit", "exit [STATUS]", "leave the shell; so does Ctrl-D", ("exit", "exit 1"), leave),
+    Builtin("history", "history [N]", "list the lines typed before, or the last N", ("history 5",), history),
 )

@@ -173,11 +173,6 @@ BUILTINS = (
         fork,
     ),
     Builtin(
-        "wait",
-        "wait [PID|%JOB]...",
-        "wait until processes end; the status is that of the last one",
-        ("wait", "wait 7 ; echo $?"),
-        wait,
-        needs_system=False,
+        "wait", "wait [PID|%JOB]...", "wait until processes end; the status is that of the last one", ("wait", "wait 7 ; echo $?"), wait
     ),
 )

@@ -150,6 +150,7 @@ def test_demo_is_one_question_and_the_processes(tmp_path: Path) -> None:
         (["--device", "tpu"], 2, "invalid choice"),
         (["--model", "", "-c", "ps"], 2, "[EINVAL]"),
         (["-c"], 2, "expected one argument"),
+        (["-c", "echo \udcff"], 2, "[EILSEQ]"),
         (["--frobnicate"], 2, "unrecognized arguments"),
     ],
 )
