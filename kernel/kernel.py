@@ -72,6 +72,10 @@ class Kernel(Work, Plumbing):
         effects, self._effects = self._effects, []
         return effects
 
+    def stirred(self) -> bool:
+        """True if something happened since the last drain."""
+        return bool(self._effects)
+
     def _wake(self, channel: Channel) -> None:
         self._effects.append(Wake(channel))
 

@@ -267,6 +267,8 @@ class Scheduler(Residence):
             self.end(burst, now, "stop")
         elif len(burst.output) >= burst.max_tokens:
             self.end(burst, now, "length")
+        elif (over := burst.process.over_tokens(1)) is not None:
+            self.end(burst, now, "failed", over)
         else:
             self._wake(("burst", burst.bid))
 

@@ -146,6 +146,10 @@ class KernelThread:
         trap.settle()
         for machine in self.machines.values():
             machine.advance()
+        while trap.core.kernel.stirred():  # planning may end a burst, whose owner must hear of it
+            trap.settle()
+            for machine in self.machines.values():
+                machine.advance()
         for flush in self._flushes:
             flush()
         deadline = trap.core.kernel.next_deadline()
