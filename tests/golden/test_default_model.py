@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from contexts import Context, Frontend
 
 from llmos.drivers.checkpoint import Checkpoint, open_checkpoint
 from llmos.drivers.tokenizer import Tokenizer, load_text
 from llmos.drivers.torch_cpu import TorchDevice
 
 from .conftest import Golden
-from .contexts import Context, Frontend
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(900)]
 

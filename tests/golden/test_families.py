@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from contexts import Context, Frontend
 
 from llmos.drivers import attention
 from llmos.drivers.reference import ReferenceDevice
@@ -14,7 +15,6 @@ from llmos.drivers.torch_cpu import TorchDevice
 from llmos.kernel.device import Copy, Row, Tier
 
 from .conftest import FAMILIES, VOCABULARY, Golden
-from .contexts import Context, Frontend
 
 
 def torch_device(golden: Golden, slots: int = 8, dtype: str = "fp32") -> TorchDevice:

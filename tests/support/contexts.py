@@ -1,4 +1,4 @@
-"""What a kernel would ask of a device, by hand: contexts with page tables over one device, for the golden tests."""
+"""What a kernel would ask of a device, by hand: contexts with page tables over one device."""
 
 from __future__ import annotations
 
@@ -25,12 +25,26 @@ class Frontend:
         self.slots = device.geometry.page_slots
         count = device.geometry.device_frames
         self.free = [frame * 7919 % count for frame in range(count)] if count % 7919 else list(range(count))
+        self.holders = [0] * count
         self.steps = 0
+
+    def take(self) -> int:
+        """A free frame."""
+        frame = self.free.pop()
+        self.holders[frame] = 1
+        return frame
+
+    def give(self, frames: Sequence[int]) -> None:
+        """Frames that a context no longer needs: free once nobody shares them."""
+        for frame in frames:
+            self.holders[frame] -= 1
+            if not self.holders[frame]:
+                self.free.append(frame)
 
     def cover(self, context: Context, tokens: int) -> None:
         """Give the context frames for this many tokens."""
         while len(context.frames) * self.slots < tokens:
-            context.frames.append(self.free.pop())
+            context.frames.append(self.take())
 
     def step(self, rows: Sequence[Row], copies: Sequence[Copy] = ()) -> Outcome:
         self.steps += 1
@@ -69,16 +83,19 @@ class Frontend:
         """A twin that shares every full page; the copy of the last, partly filled one."""
         full = context.stored // self.slots
         twin = replace(context, tokens=list(context.tokens), frames=context.frames[:full])
+        for frame in twin.frames:
+            self.holders[frame] += 1
         copies = []
         if context.stored % self.slots:
-            twin.frames.append(self.free.pop())
+            twin.frames.append(self.take())
             copies = [Copy(Tier.DEVICE, context.frames[full], Tier.DEVICE, twin.frames[full])]
         return twin, copies
 
     def swap(self, context: Context, host: Sequence[int]) -> list[Copy]:
         """Copies that move the context's pages to the host and back, into other frames."""
         out = [Copy(Tier.DEVICE, frame, Tier.HOST, place) for frame, place in zip(context.frames, host, strict=False)]
-        fresh = [self.free.pop() for _ in context.frames]
+        fresh = [self.take() for _ in context.frames]
         back = [Copy(Tier.HOST, place, Tier.DEVICE, frame) for frame, place in zip(fresh, host, strict=False)]
+        self.give(context.frames)
         context.frames = fresh
         return out + back

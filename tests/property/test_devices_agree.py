@@ -1,0 +1,133 @@
+"""The torch CPU driver and the reference execute the same random steps and must agree on every one.
+
+Contexts are born, grow, fork, are swapped out and in, and die, so that frames pass from one to another; batches mix
+decodes and chunks of any length. The torch driver shares and keeps every page it may. Whatever was gathered at an
+earlier step and is no longer true would show.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from contexts import Context, Frontend
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from llmos.drivers import attention
+from llmos.drivers.checkpoint import Checkpoint, Weight
+from llmos.drivers.config import ModelConfig, Rope, weight_shapes
+from llmos.drivers.reference import ReferenceDevice
+from llmos.drivers.torch_cpu import TorchDevice
+from llmos.kernel.device import Geometry, Outcome, Sampling, Step
+
+VOCABULARY = 48
+WATCHED = Sampling(logprobs=4)
+
+
+def checkpoint(window: int | None) -> Checkpoint:
+    """One layer with full attention and one that may slide, random weights."""
+    config = ModelConfig(
+        "qwen3", 2, 16, 4, 2, 8, 24, VOCABULARY, 128, 1e-5, Rope(1e4), True, True, False, False, True, (None, window)
+    )  # fmt: skip
+    random = np.random.default_rng(3)
+    arrays = {name: random.normal(0.0, 0.4, shape).astype(np.float32) for name, shape in weight_shapes(config).items()}
+    weights = {name: Weight("f32", array.shape, lambda array=array: array) for name, array in arrays.items()}  # type: ignore[misc]
+    return Checkpoint(config, weights, lambda: bytes(32))
+
+
+class Both:
+    """A Device that is two, and complains when they differ."""
+
+    def __init__(self, window: int | None) -> None:
+        shape = {"name": "both", "frames": 70, "host_frames": 30, "page_slots": 4}
+        weights = checkpoint(window)
+        self.torch = TorchDevice(weights, **shape, dtype="fp32", threads=1)
+        self.reference = ReferenceDevice(weights, **shape)
+
+    @property
+    def geometry(self) -> Geometry:
+        return self.torch.geometry
+
+    def execute(self, step: Step) -> Outcome:
+        got, expected = self.torch.execute(step), self.reference.execute(step)
+        assert [token is None for token in got.tokens] == [token is None for token in expected.tokens]
+        for ours, theirs in zip(got.logprobs, expected.logprobs, strict=True):
+            if ours and theirs:
+                assert [value for _, value in ours.top] == pytest.approx([value for _, value in theirs.top], abs=2e-3)
+        return expected
+
+    def close(self) -> None:
+        self.torch.close()
+        self.reference.close()
+
+
+class Machine(RuleBasedStateMachine):
+    @initialize(window=st.sampled_from([None, 6, 13]))
+    def boot(self, window: int | None) -> None:
+        self.frontend = Frontend(Both(window))
+        self.contexts: list[Context] = []
+
+    def teardown(self) -> None:
+        if hasattr(self, "frontend"):
+            self.frontend.device.close()
+
+    def room(self, tokens: int) -> bool:
+        return len(self.frontend.free) > len(self.contexts) + math.ceil(tokens / 4)
+
+    @rule(length=st.integers(1, 30), seed=st.integers(0, 99))
+    def open(self, length: int, seed: int) -> None:
+        if self.room(length) and len(self.contexts) < 6:
+            self.contexts.append(Context(np.random.default_rng(seed).integers(0, VOCABULARY, length).tolist()))
+
+    @precondition(lambda self: self.contexts)
+    @rule(data=st.data(), steps=st.integers(1, 8))
+    def decode(self, data: st.DataObject, steps: int) -> None:
+        """Some contexts generate together; what they have not stored is computed in the first step."""
+        chosen = data.draw(st.lists(st.sampled_from(range(len(self.contexts))), min_size=1, max_size=6, unique=True))
+        contexts = [self.contexts[index] for index in chosen if len(self.contexts[index].tokens) < 90]
+        if contexts and self.room(sum(len(context.tokens) - context.stored + steps for context in contexts)):
+            self.frontend.generate(contexts, steps, WATCHED)
+
+    @precondition(lambda self: self.contexts)
+    @rule(data=st.data(), chunk=st.integers(1, 9))
+    def prefill(self, data: st.DataObject, chunk: int) -> None:
+        context = data.draw(st.sampled_from(self.contexts))
+        if self.room(len(context.tokens)):
+            self.frontend.prefill(context, chunk)
+
+    @precondition(lambda self: self.contexts)
+    @rule(data=st.data())
+    def fork(self, data: st.DataObject) -> None:
+        parent = data.draw(st.sampled_from(self.contexts))
+        if len(self.contexts) < 6 and self.room(4):
+            twin, copies = self.frontend.fork(parent)
+            twin.tokens.append(data.draw(st.integers(0, VOCABULARY - 1)))
+            self.contexts.append(twin)
+            self.frontend.step([], copies)
+
+    @precondition(lambda self: self.contexts)
+    @rule(data=st.data())
+    def swap(self, data: st.DataObject) -> None:
+        context = data.draw(st.sampled_from(self.contexts))
+        if self.room(4 * len(context.frames)):
+            self.frontend.step([], self.frontend.swap(context, range(30)))
+
+    @precondition(lambda self: self.contexts)
+    @rule(data=st.data())
+    def drop(self, data: st.DataObject) -> None:
+        context = self.contexts.pop(data.draw(st.integers(0, len(self.contexts) - 1)))
+        self.frontend.give(context.frames)
+
+
+@pytest.fixture(autouse=True)
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "SNAPSHOT_NUMBERS", 0)
+    monkeypatch.setattr(attention, "GROUP_NUMBERS", 16)
+    monkeypatch.setattr(attention, "RECENT_TOKENS", 8)
+
+
+TestDevicesAgree = Machine.TestCase
+TestDevicesAgree.settings = settings(max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck))
