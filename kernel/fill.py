@@ -28,9 +28,23 @@ class Fills:
     def __init__(self) -> None:
         self.claimed: dict[bytes, Fill] = {}
 
-    def of_another(self, key: bytes, burst: Burst) -> Fill | None:
-        fill = self.claimed.get(key)
-        return fill if fill is not None and fill.owner is not burst else None
+    def awaited(self, burst: Burst) -> bytes | None:
+        """The last page of those, from its next one on, that one other burst fills for this one too; None if there is none.
+
+        Waking at each of them would be for nothing. Where tokens are equal keys are, so they are copied, not hashed again.
+        """
+        mine, slots = burst.context, burst.context.slots
+        last = mine.computed // slots
+        if (last + 1) * slots > len(mine.tokens) or (fill := self.claimed.get(mine.key(last))) is None or fill.owner is burst:
+            return None
+        theirs = fill.owner.context
+        for i in range(last + 1, min(len(mine.tokens) // slots, len(theirs.keys))):
+            page, at = slice(i * slots, (i + 1) * slots), self.claimed.get(theirs.keys[i])
+            if at is None or at.owner is not fill.owner or mine.tokens[page] != theirs.tokens[page]:
+                break
+            last = i
+        mine.keys += theirs.keys[len(mine.keys) : last + 1]
+        return theirs.keys[last]
 
     def claim(self, burst: Burst) -> None:
         """Claim the full pages that the burst is going to compute, up to the first that somebody else has claimed."""

@@ -219,8 +219,8 @@ class Kernel(Work, Plumbing):
                 self.demand(caller, "proc:limits")
         limits.check()
         process.limits = limits
-        for below in process.subtree():
-            if below.live:
+        for below in self.table.all.values():
+            if below.live and process in below.lineage():  # orphans included
                 self._set_alarm(below)
 
     def block(self, now: float, pid: int, what: str) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from itertools import chain, islice
 
 from .device import Copy, Geometry, Tier
 from .errno import Panic
@@ -237,15 +238,16 @@ class Memory:
 
     # swap ------------------------------------------------------------------------------------------------------------
 
-    def write_back(self, most: int) -> int:
-        """Begin to copy up to `most` dirty idle pages, least recently used first, to the host tier.
+    def write_back(self, most: int, *, cached: bool = False) -> int:
+        """Begin to copy up to `most` dirty idle pages, least recently used first, to the host tier; and cached ones, if told to.
 
         They stay where they are; once the step has retired they are clean. Where the host tier is full, an idle page
         is dropped instead, so that memory pressure always ends. Returns how many frames this will make available.
         """
         begun = 0
-        dirty = [page for pool in (self.dirty, self.cached) for page in pool if page.host == NONE and not page.copying]
-        for page in dirty[:most]:
+        pages = chain(self.dirty, islice(self.cached, most) if cached else ())
+        dirty = islice((page for page in pages if page.host == NONE and not page.copying), most)
+        for page in list(dirty):
             frame = self._take_host()
             if frame is not None:
                 page.host, page.copying = frame, True

@@ -37,8 +37,8 @@ class Residence:
         """Every other ready burst."""
         self.residents: set[Burst] = set()
         self.hits = self.preemptions = self.ended = 0
-        self.parked: list[Burst] = []
-        """Ready bursts that found no room: they are looked at again when there is more, or when all others have been."""
+        self.parked = Queue(policy.rank, tickets)
+        """Ready bursts that found no room: looked at again when there is more or all others have been; the best one in each step."""
         self._parked_room = 0
         self._paging: list[Burst] = []
         """Those whose pages the step being planned copies in."""
@@ -73,6 +73,8 @@ class Residence:
         burst.cls = min(burst.process.cls, self.fills.best_class(burst))
         if burst.state is State.READY:
             self._push(burst)
+        elif burst.awaits is not None:
+            self.reclass(self.fills.claimed[burst.awaits].owner)
 
     def end(self, burst: Burst, now: float, reason: str, fault: Fault | None = None, *, cancelled: bool = False) -> None:
         """The burst is over, in whatever state it was. A row of it in flight will be ignored."""
@@ -87,15 +89,15 @@ class Residence:
         burst.move(state, now, cause, self.params.max_causes)
 
     def _park(self, burst: Burst) -> None:
-        self.parked.append(burst)
+        self.parked.push(burst)
         self._parked_room = self.memory.room()
 
     def _unpark(self) -> None:
-        if self.parked and (not self.prefills or self.memory.room() > self._parked_room):
-            for burst in self.parked:
-                if burst.state is State.READY and not burst.resident:
-                    self._push(burst)
-            self.parked.clear()
+        everybody = not self.prefills or self.memory.room() > self._parked_room
+        while (burst := self.parked.pop()) is not None:
+            self.prefills.push(burst)
+            if not everybody:
+                break  # one: by now it may be able to preempt
 
     def _push(self, burst: Burst) -> None:
         context = burst.context
@@ -131,13 +133,9 @@ class Residence:
         if burst.sampling is None and context.computed == length:
             self.end(burst, now, "stop")
             return False
-        following = context.computed // slots
-        if context.computed % slots == 0 and (following + 1) * slots <= length:
-            key = context.key(following)
-            fill = self.fills.of_another(key, burst)
-            if fill is not None:
-                self._await(burst, key, now)
-                return False
+        if context.computed % slots == 0 and (key := self.fills.awaited(burst)) is not None:
+            self._await(burst, key, now)
+            return False
         paging = context.missing()
         need = paging + max(-(-length // slots) - len(context.pages), 0) + (context.computed < length and context.computed % slots > 0)
         if self.residents:  # leave those who run some pages to grow into

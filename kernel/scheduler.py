@@ -34,6 +34,8 @@ class Flight:
     bursts: tuple[Burst, ...]
     paging: tuple[Burst, ...]
     """Bursts whose pages are being copied in by this step."""
+    alone: bool
+    """It was planned for a suspect."""
 
 
 class Scheduler(Residence):
@@ -41,6 +43,7 @@ class Scheduler(Residence):
         super().__init__(geometry, policy, params, wake)
         self.suspects: list[Burst] = []
         """Bursts of a step that failed: each is tried again alone, so that one bad row harms nobody else."""
+        self._alone = False
         self.flight: Flight | None = None
         self.steps = self.prefilled = self.decoded = self.failures = 0
 
@@ -68,7 +71,7 @@ class Scheduler(Residence):
         self.steps += 1
         self.policy.served(flown)
         step = Step(self.steps, tuple(rows), self.memory.fly())
-        self.flight = Flight(step, tuple(flown), tuple(self._paging))
+        self.flight = Flight(step, tuple(flown), tuple(self._paging), self._alone)
         self._paging.clear()
         return step
 
@@ -84,16 +87,18 @@ class Scheduler(Residence):
             if victim.resident and victim.state is State.READY and winner.state is State.READY:
                 self._preempt(victim, winner, now)
         self._yielding.clear()
-        if (suspect := self._suspect(now)) is not None:
-            self._fly(suspect, self.geometry.max_tokens, now, rows, flown, passed)
-        else:
+        suspect = self._suspect(now)
+        self._alone = suspect is not None
+        if suspect is None:
             self._plan_batch(now, rows, flown, passed)
+        elif suspect.state is State.READY:
+            self._fly(suspect, self.geometry.max_tokens, now, rows, flown, passed)
         for burst in passed:
             if burst.state is State.READY:
                 self._push(burst)
         memory = self.memory
         if memory.room() < self.params.low_water and (memory.dirty or memory.cached):
-            memory.write_back(self.params.write_back)
+            memory.write_back(self.params.write_back, cached=True)
 
     def _plan_batch(self, now: float, rows: list[Row], flown: list[Burst], passed: list[Burst]) -> None:
         geometry = self.geometry
@@ -113,20 +118,25 @@ class Scheduler(Residence):
                 taken = self._fly(burst, budget, now, rows, flown, passed)
                 budget -= taken
                 overlooked += not taken
-            elif burst.state is State.READY:
-                self._park(burst)
+            else:
                 overlooked += 1
+                if burst.state is State.READY:
+                    self._park(burst)
 
     def _suspect(self, now: float) -> Burst | None:
-        while self.suspects:
+        """The next suspect that can run, or whose pages can be copied in: the step is its own, lest another's failure undo them."""
+        found: Burst | None = None
+        roomless: list[Burst] = []
+        while self.suspects and found is None:
             burst = self.suspects.pop()
             if burst.state is not State.READY:
                 continue
-            if burst.resident or self._admit(burst, now):
-                return burst
-            if burst.state is State.READY:
-                self._park(burst)
-        return None
+            if burst.resident or self._admit(burst, now) or burst in self._paging:
+                found = burst
+            elif burst.state is State.READY:
+                roomless.append(burst)
+        self.suspects += roomless  # still suspects: in a batch it would fail everybody once more
+        return found
 
     def _fly(self, burst: Burst, most: int, now: float, rows: list[Row], flown: list[Burst], passed: list[Burst]) -> int:
         """Put a row of at most `most` tokens into the step. Returns how many it has; 0 if it cannot run now."""
@@ -210,7 +220,10 @@ class Scheduler(Residence):
         for burst in flight.paging:
             if burst.state is State.PAGING:
                 self._move(burst, State.READY, now, "queued: its pages are back")
-                self._push(burst)
+                if flight.alone:
+                    self.suspects.append(burst)
+                else:
+                    self._push(burst)
         logprobs: tuple[Logprobs | None, ...] = result.logprobs or (None,) * len(flight.bursts)
         sealed: list[bytes] = []
         for burst, row, token, logprob in zip(flight.bursts, flight.step.rows, result.tokens, logprobs, strict=True):

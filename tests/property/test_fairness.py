@@ -24,7 +24,7 @@ def test_the_service_gap_of_backlogged_processes_is_bounded(lengths, nices):
     def submit(pid: int, length: int) -> None:
         machine.append(pid, machine.open(pid), [next(fresh) for _ in range(length)])
 
-    for pid, length in agents:
+    for pid, length in agents * 3:  # always more than a step can take, so that everybody is backlogged within it too
         submit(pid, length)
     bound = (2 * (64 + 200 / 16) + 64) * max(NICE_STEP**nice for nice in nices)
     for _ in range(150):

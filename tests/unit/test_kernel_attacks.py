@@ -279,3 +279,21 @@ def test_thirty_two_blocked_heads_do_not_block_the_rest():
     small = m.generate(p, m.open(p), 1, [9])
     m.run(40)
     assert small.done
+
+
+def test_one_poisoned_row_never_stops_the_device():
+    """Bursts that page in beside one whose step fails: everybody else still ends."""
+    m = Machine(frames=12, host_frames=40, page_slots=4, window=40, max_rows=3, max_tokens=12, vocabulary=200)
+    m.device.fail_when = {199}
+    agents = [(pid, m.open(pid)) for pid in (m.spawn() for _ in range(6))]
+    bursts = []
+    for turn in range(6):
+        for i, (pid, cid) in enumerate(agents):
+            context = m.kernel.context(pid, cid)
+            if context.burst is None and len(context.tokens) < 24:
+                tokens = [i * 20 + turn * 3 + j for j in range(4)]
+                bursts.append(m.generate(pid, cid, 2, [*tokens, 199] if (i + turn) % 5 == 0 else tokens))
+        m.run(3)
+    assert m.run(2_000) < 2_000, "it goes on for ever"
+    assert all(burst.done for burst in bursts)
+    assert any(burst.fault is None for burst in bursts)
