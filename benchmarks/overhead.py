@@ -23,16 +23,18 @@ from pathlib import Path
 from llmos.drivers.dummy import DummyDevice
 from llmos.kernel.device import GREEDY, Step
 from llmos.kernel.kernel import Kernel
-from llmos.kernel.process import Limits
+from llmos.kernel.process import Class, Limits
 from llmos.kernel.signal import Signal
 
 ROOT = Path(__file__).resolve().parent.parent
 INIT = 1
-RUNNING, BLOCKED, MANY = 64, 1_000, 10_000
+RUNNING, BLOCKED, MANY, CROWD = 64, 1_000, 10_000, 200
 PROMPT = 256
 """Tokens of a running process before it generates."""
 PAUSED = 48
 """Tokens in the open context of a process that waits for a tool."""
+LONG = 4_800
+"""Tokens in a context for which there is no room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +90,9 @@ class Rig:
         first, second = divmod(self._token, 1_000)
         return [first, second, *range(length - 2)]
 
-    def open(self, length: int, parent: int = INIT) -> tuple[int, int]:
+    def open(self, length: int, cls: Class = Class.NORMAL) -> tuple[int, int]:
         """A process with one context of so many tokens, which `settle` computes."""
-        pid = self.kernel.spawn(self.now, parent, name="agent")
+        pid = self.kernel.spawn(self.now, INIT, name="agent", cls=cls)
         cid = self.kernel.open(self.now, pid, "dummy")
         self.kernel.append(self.now, pid, cid, self.prompt(length))
         return pid, cid
@@ -181,6 +183,19 @@ def memory_pressure(steps: int) -> Sample:
     return measure_steps(rig, steps)
 
 
+def crowd(steps: int) -> Sample:
+    """A crowd wants the device and finds no room: the running contexts fill it, and are of a better class."""
+    steps = min(steps, 50)  # the room that the running ones are left to grow into is less than one of the crowd needs
+    rig = Rig(frames=RUNNING * ((PROMPT + steps) // 16 + 2), host_frames=1_024, vocabulary=LONG)
+    model, cid = rig.open(LONG, Class.BATCH)
+    rig.settle()
+    rig.running(RUNNING, tokens=steps + 10)
+    for _ in range(CROWD):
+        twin, contexts = rig.kernel.fork(rig.now, INIT, model)
+        rig.generate(twin, contexts[cid], 1)
+    return measure_steps(rig, steps)
+
+
 def many_processes(steps: int) -> Sample:
     """A full table: everything that is asked of it, with 64 of its processes running."""
     rig = Rig()
@@ -251,10 +266,11 @@ def kill_in_flight() -> Sample:
 
 def figures(repeats: int, steps: int) -> list[Figure]:
     """Every measurement, `repeats` times, in turns so that a noisy minute falls on all of them."""
-    blocked, pressed, many, forked, killed = [], [], [], [], []
+    blocked, pressed, crowded, many, forked, killed = [], [], [], [], [], []
     for _ in range(repeats):
         blocked.append(blocked_processes(steps))
         pressed.append(memory_pressure(steps))
+        crowded.append(crowd(steps))
         many.append(many_processes(steps))
         forked.append(forks())
         killed.append(kill_in_flight())
@@ -271,6 +287,8 @@ def figures(repeats: int, steps: int) -> list[Figure]:
         figure("    95th percentile", "ms", blocked, "retire p95"),
         figure("plan a step, three quarters of the blocked swapped out", "ms", pressed, "plan"),
         figure("    95th percentile", "ms", pressed, "plan p95"),
+        figure(f"plan a step, {RUNNING} running, {CROWD} ready without room", "ms", crowded, "plan", 1.0),
+        figure("    95th percentile", "ms", crowded, "plan p95"),
         figure(f"spawn, up to {full}", "us", many, "spawn"),
         figure(f"list {full} (ps)", "ms", many, "ps"),
         figure(f"plan a step, {RUNNING} running of {full}", "ms", many, "plan"),

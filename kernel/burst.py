@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from .account import Activity
 from .device import Logprobs, Sampling
 from .errno import Fault, Panic
-from .process import Class, Process
+from .process import Process
 
 if TYPE_CHECKING:
     from .context import Context
@@ -57,8 +57,6 @@ class Burst:
     """None for an append, which generates nothing."""
     max_tokens: int
     stop_ids: frozenset[int]
-    cls: Class
-    """The class of its process, or the best class of those who wait for a page it fills."""
     state: State = State.READY
     since: float = 0.0
     cause: str = ""
@@ -78,7 +76,11 @@ class Burst:
     """Running a prefill row, not a decode row."""
     progress: int = 0
     """Tokens computed since it became resident."""
-    claims: list[bytes] = field(default_factory=list)
+    needed: int | None = None
+    """Frames it wanted of `Memory.room` when it was last turned away; None if it has not been since it was resident."""
+    shared: int = 0
+    """`Memory.shared` at that time."""
+    claims: dict[bytes, None] = field(default_factory=dict)
     """Keys of the pages it has promised to fill."""
     awaits: bytes | None = None
     """Key of the page whose fill it waits for."""

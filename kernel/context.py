@@ -38,16 +38,15 @@ class Context:
     closed: bool = False
     flying: bool = False
     """A row of it is in the step in flight."""
+    slots: int = field(init=False)
+    """Token slots in a page."""
+    salt: bytes = field(init=False, repr=False)
+    """Keeps users' pages apart: whoever does not share it computes other keys. 16 bytes."""
     _frames: tuple[int, ...] | None = None
 
-    @property
-    def salt(self) -> bytes:
-        """Keeps users' pages apart: whoever does not share it computes other keys. 16 bytes."""
-        return blake2b(self.process.user.encode(), digest_size=16).digest()
-
-    @property
-    def slots(self) -> int:
-        return self.memory.geometry.page_slots
+    def __post_init__(self) -> None:
+        self.slots = self.memory.geometry.page_slots
+        self.salt = blake2b(self.process.user.encode(), digest_size=16).digest()
 
     @property
     def frames(self) -> tuple[int, ...]:
@@ -65,6 +64,11 @@ class Context:
             ids = array("I", self.tokens[i * slots : (i + 1) * slots]).tobytes()
             self.keys.append(blake2b(parent + self.salt + ids, digest_size=32).digest())
         return self.keys[index]
+
+    def following(self) -> bytes | None:
+        """The key of the page behind those computed, if it can be a hit: all is computed up to it, and it will be full."""
+        index = self.computed // self.slots
+        return self.key(index) if self.computed % self.slots == 0 and (index + 1) * self.slots <= len(self.tokens) else None
 
     # the page table --------------------------------------------------------------------------------------------------
 
@@ -119,7 +123,7 @@ class Context:
     def drop_absent(self) -> int:
         """Forget from the first page on whose bytes are in no tier. Returns the number of tokens to compute again."""
         for i, page in enumerate(self.pages):
-            if page.absent:
+            if page.device == NONE and page.host == NONE:
                 self.unmap(i)
                 lost = self.computed - i * self.slots
                 self.computed = i * self.slots
@@ -174,6 +178,7 @@ class Context:
         for page in self.pages:
             if page.device == NONE:
                 self.memory.page_in(page)
+        self.memory.shared += sum(page.tables > 1 for page in self.pages)
         self.resident = True
         self._frames = None
 

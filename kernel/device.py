@@ -164,7 +164,7 @@ class Device(Protocol):
     def geometry(self) -> Geometry: ...
 
     def execute(self, step: Step) -> Outcome:
-        """Run one step to its end. Raises DeviceFailed if it cannot; frames named by the step are then undefined."""
+        """Run one step to its end. Raises DeviceFailed if it cannot; frames written by the step are then undefined."""
         ...
 
     def close(self) -> None:

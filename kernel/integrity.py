@@ -6,6 +6,7 @@ from .burst import State
 from .context import Context
 from .errno import Panic
 from .memory import Page
+from .pipe import Pipe
 from .process import Phase, Process
 from .scheduler import Scheduler
 
@@ -34,6 +35,21 @@ def check_scheduler(scheduler: Scheduler, contexts: list[Context]) -> None:
         for waiter in fill.waiters:
             if waiter.state is not State.WAITING or waiter.awaits != key:
                 raise Panic(f"burst {waiter.bid} is listed as waiting for a fill but is {waiter.state.name}")
+
+
+def check_pipes(pipes: dict[int, Pipe], processes: dict[int, Process]) -> None:
+    """Each pipe counts its ends and its bytes, and is charged to those who made it possible. Raises Panic."""
+    made: dict[Process, int] = {}
+    for number, pipe in pipes.items():
+        readers = sum(process.readers.get(number, 0) for process in processes.values())
+        writers = sum(process.writers.get(number, 0) for process in processes.values())
+        if (readers, writers) != (pipe.readers, pipe.writers) or not len(pipe.buffer) == pipe.written - pipe.taken <= pipe.capacity:
+            raise Panic(f"pipe {number} counts {pipe.readers} readers and {pipe.writers} writers; there are {readers} and {writers}")
+        for above in pipe.maker.lineage():
+            made[above] = made.get(above, 0) + 1
+    for pid, process in processes.items():
+        if process.usage.tree_pipes != made.get(process, 0):
+            raise Panic(f"pid {pid} is charged for {process.usage.tree_pipes} pipes and its tree has made {made.get(process, 0)}")
 
 
 def check_processes(processes: dict[int, Process], contexts: dict[int, Context]) -> None:

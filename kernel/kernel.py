@@ -18,7 +18,7 @@ from .account import Activity
 from .capability import attenuate, covers
 from .context import Context
 from .errno import NotPermitted, Panic, QuotaExceeded
-from .integrity import check_processes, check_scheduler
+from .integrity import check_pipes, check_processes, check_scheduler
 from .param import Params
 from .pipe import Plumbing
 from .policy import policy_of
@@ -208,7 +208,8 @@ class Kernel(Work, Plumbing):
         self.policy.moved(process)
         for bid in process.bursts:
             burst = self.bursts[bid]
-            self._scheduler_of(burst).reclass(burst)
+            if not burst.done:
+                self._scheduler_of(burst).reclass(burst)
 
     def setlimits(self, now: float, caller: int, pid: int, limits: Limits) -> None:
         """Lowering one's limits is free; raising or lifting one takes proc:limits."""
@@ -301,8 +302,4 @@ class Kernel(Work, Plumbing):
         check_processes(self.table.all, self.contexts)
         for name, scheduler in self.schedulers.items():
             check_scheduler(scheduler, [c for c in self.contexts.values() if c.device == name])
-        for number, pipe in self.pipes.items():
-            readers = sum(p.readers.get(number, 0) for p in self.table.all.values())
-            writers = sum(p.writers.get(number, 0) for p in self.table.all.values())
-            if (readers, writers) != (pipe.readers, pipe.writers) or not len(pipe.buffer) == pipe.written - pipe.taken <= pipe.capacity:
-                raise Panic(f"pipe {number} counts {pipe.readers} readers and {pipe.writers} writers; there are {readers} and {writers}")
+        check_pipes(self.pipes, self.table.all)

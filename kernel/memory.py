@@ -1,7 +1,7 @@
 """Memory: the pages of one device, the frames of its tiers, and who gets a frame next.
 
     page          tables  wires   where it is listed
-    wired         >= 1    >= 1    nowhere: it cannot be evicted
+    wired         >= 1    >= 1    `doubled` if it has a finished host copy: it cannot be evicted, but spares that copy
     idle          >= 1    0       `dirty` or `clean`, while it has a device frame
     cached        0       0       `cached` while it has a device frame, else `parked` (host only)
 
@@ -86,6 +86,7 @@ class Memory:
         self.clean: OrderedDict[Page, None] = OrderedDict()
         self.cached: OrderedDict[Page, None] = OrderedDict()
         self.parked: OrderedDict[Page, None] = OrderedDict()
+        self.doubled: OrderedDict[Page, None] = OrderedDict()
         self.flying = False
         """A step is in flight."""
         self.copies: list[Copy] = []
@@ -94,13 +95,15 @@ class Memory:
         self._paging_in: list[Page] = []
         self._count = 0
         self.swapped_out = self.swapped_in = self.copied = self.evicted = 0
+        self.shared = 0
+        """Pages that others wired or robbed of their host copy while several tables named them: a context wants so many fewer at most."""
 
     # frames ----------------------------------------------------------------------------------------------------------
 
     def room(self) -> int:
         """Device frames to be had at once: free, cached, or idle with a clean copy in the host tier."""
-        stuck = sum(page in self.cached for page in self._writing_back)
-        return len(self.device.free) + len(self.cached) + len(self.clean) - stuck
+        room = len(self.device.free) + len(self.cached) + len(self.clean)
+        return room - sum(page in self.cached for page in self._writing_back) if self._writing_back else room
 
     def take(self) -> int | None:
         """A device frame: a free one, else that of the least recently used cached page, else of an idle clean one."""
@@ -133,9 +136,17 @@ class Memory:
         page.key = None
 
     def _take_host(self) -> int | None:
-        """A host frame: a free one, else that of the least recently used page that nobody names."""
+        """A host frame: a free one, else the copy of a page that is wired to the device, else a page that nobody names.
+
+        Each the least recently used of its kind. The copy of a wired page is worth least: its bytes are kept anyway.
+        """
         if self.host.free:
             return self.host.free.pop()
+        if self.doubled:
+            page, _ = self.doubled.popitem(last=False)
+            frame, page.host = page.host, NONE
+            self.shared += page.tables > 1
+            return frame
         if not self.parked:
             return None
         page, _ = self.parked.popitem(last=False)
@@ -189,13 +200,14 @@ class Memory:
 
     def wire(self, page: Page) -> None:
         """Keep the page on the device. It must be there."""
-        if not page.wires:
-            self._unlist(page)
         page.wires += 1
+        if page.wires == 1:
+            self._relist(page)
 
     def unwire(self, page: Page) -> None:
         page.wires -= 1
         if not page.wires:
+            self._unlist(page)
             if page.tables:
                 self._list(page)
             else:
@@ -208,6 +220,7 @@ class Memory:
         if page.host != NONE:
             self.host.give(page.host, flying=self.flying or page.copying)
             page.host = NONE
+            self.doubled.pop(page, None)
 
     def seal(self, page: Page, key: bytes) -> None:
         """The page is full and its write has completed: from now on it is a prefix hit."""
@@ -215,7 +228,10 @@ class Memory:
         self.index.setdefault(key, page)
 
     def _list(self, page: Page) -> None:
-        if page.device != NONE:
+        if page.wires:
+            if page.host != NONE and not page.copying:
+                self.doubled[page] = None
+        elif page.device != NONE:
             pool = self.cached if not page.tables else self.dirty if page.host == NONE or page.copying else self.clean
             pool[page] = None
         elif not page.tables and page.host != NONE:
@@ -226,6 +242,12 @@ class Memory:
         self.clean.pop(page, None)
         self.cached.pop(page, None)
         self.parked.pop(page, None)
+        self.doubled.pop(page, None)
+
+    def _relist(self, page: Page) -> None:
+        """Something about it has changed: it may belong elsewhere now."""
+        self._unlist(page)
+        self._list(page)
 
     def _free(self, page: Page) -> None:
         self._forget(page)
@@ -238,14 +260,15 @@ class Memory:
 
     # swap ------------------------------------------------------------------------------------------------------------
 
-    def write_back(self, most: int, *, cached: bool = False) -> int:
-        """Begin to copy up to `most` dirty idle pages, least recently used first, to the host tier; and cached ones, if told to.
+    def write_back(self, most: int, *, ahead: bool = False) -> int:
+        """Begin to copy up to `most` dirty idle pages, least recently used first, to the host tier.
 
         They stay where they are; once the step has retired they are clean. Where the host tier is full, an idle page
         is dropped instead, so that memory pressure always ends. Returns how many frames this will make available.
+        Ahead of need cached pages are copied too, and none is dropped.
         """
         begun = 0
-        pages = chain(self.dirty, islice(self.cached, most) if cached else ())
+        pages = chain(self.dirty, islice(self.cached, most) if ahead else ())
         dirty = islice((page for page in pages if page.host == NONE and not page.copying), most)
         for page in list(dirty):
             frame = self._take_host()
@@ -254,12 +277,12 @@ class Memory:
                 self._writing_back.append(page)
                 self.copies.append(Copy(Tier.DEVICE, page.device, Tier.HOST, frame))
                 self.swapped_out += 1
-            elif page.tables:
+            elif ahead:
+                break
+            else:
                 device = page.device
                 self._evict(page)
                 self.device.give(device, flying=self.flying)
-            else:
-                continue  # cached and nowhere to copy it: take() will simply drop it
             begun += 1
         return begun
 
@@ -294,7 +317,8 @@ class Memory:
             if not ok and page.host != NONE:
                 self.host.give(page.host, flying=False)
                 page.host = NONE
-            self._relist(page)
+            if page in self.dirty or page.wires:
+                self._relist(page)
         for page in self._paging_in:
             page.copying = False
             if not ok and page.device != NONE:  # what was copied in is worth nothing; the host copy still is
@@ -302,17 +326,12 @@ class Memory:
                 self.device.give(page.device, flying=False)
                 page.device = NONE
                 self._list(page)
-            self._relist(page)
+            elif page in self.dirty or page.wires:
+                self._relist(page)
         self._writing_back.clear()
         self._paging_in.clear()
         self.device.land()
         self.host.land()
-
-    def _relist(self, page: Page) -> None:
-        """A copy of it is complete: an idle page may be clean now."""
-        if page in self.dirty:
-            self._unlist(page)
-            self._list(page)
 
     # checks ----------------------------------------------------------------------------------------------------------
 
@@ -335,12 +354,12 @@ class Memory:
                 raise Panic(f"page {page.number} is kept although nobody names it")
             if page.wires and page.device == NONE:
                 raise Panic(f"page {page.number} is wired but not on the device")
-            listed = (page in self.dirty, page in self.clean, page in self.cached, page in self.parked)
+            listed = (page in self.dirty, page in self.clean, page in self.cached, page in self.parked, page in self.doubled)
             idle = page.device != NONE and not page.wires and page.tables > 0
             clean = page.host != NONE and not page.copying
             unnamed = not page.tables and not page.wires
             right = (idle and not clean, idle and clean, unnamed and page.device != NONE, unnamed and page.device == NONE)
-            if listed != right:
+            if listed != (*right, page.wires > 0 and clean):
                 raise Panic(f"page {page.number} is listed as {listed}, should be {right}")
         if strays := set(named) - self.live:
             raise Panic(f"page tables name {len(strays)} pages that do not live")

@@ -12,7 +12,7 @@ class Params:
     max_processes: int = 32_768  # entries of the process table, zombies included
     max_depth: int = 64  # generations below init: charging walks up the tree
     max_contexts: int = 1_024  # per process
-    max_pipes: int = 131_072  # in the whole system; one process holds ends of at most half of them
+    max_pipes: int = 131_072  # in the whole system; a tree of processes may make as many as it leaves to others
     max_pipe_bytes: int = 16 << 20  # capacity of one pipe
     term_grace_seconds: float = 5.0  # from SIGTERM (or SIGXCPU) to SIGKILL
     max_causes: int = 64  # distinct causes of delay remembered per process

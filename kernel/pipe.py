@@ -2,6 +2,9 @@
 
 Invariants: 0 <= len(buffer) <= capacity; written - taken = len(buffer). Reading an empty pipe with writers, and
 writing a full pipe with readers, is TryAgain: the caller sleeps until the pipe is woken. Knows nothing of text.
+
+A pipe is charged to its maker and up the tree until it is gone. Nobody, with all it has spawned, may have made more pipes than are
+left, so that newcomers always find some (dynamic thresholds, Choudhury and Hahne 1998, with alpha = 1).
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ from .table import ProcessTable
 class Pipe:
     number: int
     capacity: int
+    maker: Process = field(repr=False)
+    """Who is charged for it, whoever holds its ends."""
     readers: int = 0
     writers: int = 0
     buffer: bytearray = field(default_factory=bytearray)
@@ -65,14 +70,21 @@ class Plumbing:
         process = self.table.get(pid)
         if not 1 <= capacity <= self.params.max_pipe_bytes:
             raise InvalidArgument(f"a pipe holds 1 to {self.params.max_pipe_bytes} bytes, not {capacity}")
-        if len(self.pipes) >= self.params.max_pipes:
+        free = self.params.max_pipes - len(self.pipes)
+        if not free:
             raise TryAgain(f"there are {len(self.pipes)} pipes, the most there may be; close some")
-        if len(process.readers.keys() | process.writers.keys()) >= self.params.max_pipes // 2:
-            raise QuotaExceeded(f"pid {pid} holds ends of half of all pipes; close some")
-        pipe = Pipe(self._pipe_numbers(), capacity)
+        for above in process.lineage():
+            if above is not self.table.init and above.usage.tree_pipes >= free:
+                raise QuotaExceeded(f"pid {above.pid} and those it has spawned have made as many pipes as are left: {free}; close some")
+        pipe = Pipe(self._pipe_numbers(), capacity, process)
         self.pipes[pipe.number] = pipe
+        self._charge_pipes(process, 1)
         self._hold(process, pipe, 1, 1)
         return pipe.number
+
+    def _charge_pipes(self, maker: Process, pipes: int) -> None:
+        for process in maker.lineage():
+            process.usage.tree_pipes += pipes
 
     def _pipe(self, number: int) -> Pipe:
         if number not in self.pipes:
@@ -109,6 +121,7 @@ class Plumbing:
         self._hold(process, pipe, -readers, -writers)
         if not pipe.readers and not pipe.writers:
             del self.pipes[number]
+            self._charge_pipes(pipe.maker, -1)
         self._wake(("pipe", number))
 
     def read(self, now: float, pid: int, number: int, most: int = 65_536) -> bytes:

@@ -51,7 +51,7 @@ class Fair:
         """Per class, the least service in the latest batch: rises only."""
 
     def rank(self, burst: Burst) -> Rank:
-        return (burst.cls, burst.process.service)
+        return (burst.process.cls, burst.process.service)
 
     def wake(self, process: Process) -> None:
         process.service = max(process.service, self.floor.get(process.cls, 0.0) - self.weights.credit)
@@ -72,8 +72,8 @@ class Fair:
         process.service += (w.prefill * prefill + w.decode * decode + w.page_step * pages) / process.weight
 
     def preempts(self, waiter: Burst, runner: Burst, gap: float) -> bool:
-        if waiter.cls != runner.cls:
-            return waiter.cls < runner.cls
+        if waiter.process.cls != runner.process.cls:
+            return waiter.process.cls < runner.process.cls
         return runner.process.service - waiter.process.service > gap
 
 

@@ -79,6 +79,8 @@ class Usage:
     tree_tokens: int = 0
     tree_pages: int = 0
     tree_children: int = 0
+    tree_pipes: int = 0
+    """Pipes it has made that still are."""
 
 
 @dataclass(slots=True, eq=False)

@@ -8,12 +8,17 @@
 A burst that finds no room has idle pages written back for it; where that is not enough and it outranks a resident burst by
 enough, that one loses its wires (preemption by swap). What is being made free for one is reserved for it within a step, and
 one that only just became resident is not preempted before a minimum of progress. Base of the scheduler, which picks batches.
+
+Bursts are looked at in the order of rank, so once nothing more can be made free for one, nothing can for those behind it. A crowd
+of them costs a comparison each, not a look at their pages: a burst wants as many frames as when it was turned away, unless its
+next page is a hit by now or others have wired pages that it shares.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 
 from .burst import Burst, State
 from .device import Geometry
@@ -21,7 +26,7 @@ from .errno import Fault, OutOfPages
 from .fill import Fills
 from .memory import Memory
 from .param import Params
-from .policy import Policy
+from .policy import Policy, Rank
 from .queue import Queue
 
 
@@ -29,23 +34,33 @@ class Residence:
     def __init__(self, geometry: Geometry, policy: Policy, params: Params, wake: Callable[[tuple[str, int]], None]) -> None:
         self.geometry, self.policy, self.params, self._wake = geometry, policy, params, wake
         self.memory = Memory(geometry)
-        self.fills = Fills()
         tickets = itertools.count(1).__next__
-        self.decodes = Queue(policy.rank, tickets)
+        self.fills = Fills(policy.rank, tickets)
+        self.decodes = Queue(self.rank, tickets)
         """Resident, with one token to compute."""
-        self.prefills = Queue(policy.rank, tickets)
+        self.prefills = Queue(self.rank, tickets)
         """Every other ready burst."""
         self.residents: set[Burst] = set()
         self.hits = self.preemptions = self.ended = 0
-        self.parked = Queue(policy.rank, tickets)
+        self.parked = Queue(self.rank, tickets)
         """Ready bursts that found no room: looked at again when there is more or all others have been; the best one in each step."""
         self._parked_room = 0
         self._paging: list[Burst] = []
         """Those whose pages the step being planned copies in."""
         self._reserved = 0
         """Frames that the step being planned has promised to those it passed over."""
+        self._tries = 0
+        """How many bursts the step being planned may still fail to make room for: what is dirty after two belongs to both."""
         self._yielding: list[tuple[Burst, Burst]] = []
         """(victim, winner): who gives way to whom before the next step is chosen."""
+
+    def rank(self, burst: Burst) -> Rank:
+        """The rank it runs at: its own, or just before the best of those who wait for what it fills."""
+        rank = self.policy.rank(burst)
+        if burst.claims and (donor := self.fills.donor(burst)) is not None:
+            cls, order = self.policy.rank(donor)
+            return min(rank, (cls, math.nextafter(order, -math.inf)))
+        return rank
 
     # entering and leaving --------------------------------------------------------------------------------------------
 
@@ -69,12 +84,11 @@ class Residence:
         self._push(burst)
 
     def reclass(self, burst: Burst) -> None:
-        """Its process has changed its class."""
-        burst.cls = min(burst.process.cls, self.fills.best_class(burst))
+        """Its process has changed its class: it takes its place in line anew, or lends another rank to whom it waits for."""
         if burst.state is State.READY:
             self._push(burst)
         elif burst.awaits is not None:
-            self.reclass(self.fills.claimed[burst.awaits].owner)
+            self._wait(burst, burst.awaits)
 
     def end(self, burst: Burst, now: float, reason: str, fault: Fault | None = None, *, cancelled: bool = False) -> None:
         """The burst is over, in whatever state it was. A row of it in flight will be ignored."""
@@ -93,11 +107,10 @@ class Residence:
         self._parked_room = self.memory.room()
 
     def _unpark(self) -> None:
-        everybody = not self.prefills or self.memory.room() > self._parked_room
-        while (burst := self.parked.pop()) is not None:
-            self.prefills.push(burst)
-            if not everybody:
-                break  # one: by now it may be able to preempt
+        if not self.prefills or self.memory.room() > self._parked_room:
+            self.prefills.absorb(self.parked)
+        elif (burst := self.parked.pop()) is not None:
+            self.prefills.push(burst)  # one: by now it may be able to preempt
 
     def _push(self, burst: Burst) -> None:
         context = burst.context
@@ -113,7 +126,7 @@ class Residence:
             self.residents.discard(burst)
             burst.context.unwire()
 
-    def _unblock(self, waiters: list[Burst], now: float) -> None:
+    def _unblock(self, waiters: Iterable[Burst], now: float) -> None:
         for burst in waiters:
             burst.awaits = None
             if burst.state is State.WAITING:
@@ -125,6 +138,11 @@ class Residence:
     def _admit(self, burst: Burst, now: float) -> bool:
         """Make the burst resident if that is possible now. If not it stays READY, or waits for a fill or for its pages."""
         context, memory = burst.context, self.memory
+        spare = min(self.params.low_water, self.geometry.device_frames // 8) if self.residents else 0  # for those who run to grow into
+        least = self._least(burst) if self.residents else None  # with nobody to wait for, look closely
+        if least is not None and least + spare > memory.room() - self._reserved and (not self._tries or self._hopeless(burst)):
+            return False
+        burst.needed = None  # what is mapped now it wants no more
         context.drop_absent()
         found = context.map_hits()
         burst.process.usage.cached_tokens += found
@@ -133,18 +151,24 @@ class Residence:
         if burst.sampling is None and context.computed == length:
             self.end(burst, now, "stop")
             return False
-        if context.computed % slots == 0 and (key := self.fills.awaited(burst)) is not None:
+        if (key := self.fills.awaited(burst)) is not None:
             self._await(burst, key, now)
             return False
         paging = context.missing()
-        need = paging + max(-(-length // slots) - len(context.pages), 0) + (context.computed < length and context.computed % slots > 0)
-        if self.residents:  # leave those who run some pages to grow into
-            need += min(self.params.low_water, self.geometry.device_frames // 8)
-        context.wire_present()
-        if memory.room() - self._reserved < need:
-            self._make_room(burst, need, now)  # while its own pages are wired: they are not room for itself
-            context.unwire_present()
+        lacks = paging + max(-(-length // slots) - len(context.pages), 0)
+        need = lacks + (context.computed < length and context.computed % slots > 0) + spare
+        own = sum(page in memory.clean for page in context.pages)  # part of the room, but not for itself
+        if memory.room() - own - self._reserved < need:
+            if self._tries:
+                context.wire_present()
+                enough = self._make_room(burst, need, now)
+                context.unwire_present()
+                if not enough:  # what is dirty now are its own pages: another may do without them
+                    self._tries = self._tries - 1 if memory.dirty else 0
+                own = sum(page in memory.clean for page in context.pages)  # some may have given up their host copies
+            burst.needed, burst.shared = lacks + own, memory.shared
             return False
+        context.wire_present()
         context.wire_rest()
         burst.resident, burst.progress = True, 0
         self.residents.add(burst)
@@ -155,26 +179,44 @@ class Residence:
             return False
         return True
 
-    def _await(self, burst: Burst, key: bytes, now: float) -> None:
-        fill = self.fills.claimed[key]
-        fill.waiters.append(burst)
-        burst.awaits = key
-        owner = fill.owner
-        self._move(burst, State.WAITING, now, f"queued: pid {owner.process.pid} is computing the same pages")
-        if burst.cls < owner.cls:  # the fill runs at the best class of those who need it
-            owner.cls = burst.cls
-            if owner.state is State.READY:
-                self._push(owner)
+    def _least(self, burst: Burst) -> int | None:
+        """The fewest frames of the room that the burst may want by now, without a look at its pages; None if that is not known."""
+        key = burst.context.following()
+        if burst.needed is None or key in self.memory.index or key in self.fills.claimed:
+            return None
+        return burst.needed - (self.memory.shared - burst.shared)
 
-    def _make_room(self, burst: Burst, need: int, now: float) -> None:
-        """Work towards `need` device frames for a burst that found none: write back idle pages, then preempt."""
+    def _hopeless(self, burst: Burst) -> bool:
+        """True if nothing can be made free for the burst: no idle page but its own is dirty, and nobody gives way."""
+        dirty = self.memory.dirty
+        own = sum(page in dirty for page in burst.context.pages) if dirty else 0
+        if own < len(dirty) or self.memory.returning() or self._victims(burst):
+            return False
+        self._tries = self._tries - 1 if own else 0
+        return True
+
+    def _await(self, burst: Burst, key: bytes, now: float) -> None:
+        owner = self.fills.claimed[key].owner
+        self._move(burst, State.WAITING, now, f"queued: pid {owner.process.pid} is computing the same pages")
+        self._wait(burst, key)
+
+    def _wait(self, burst: Burst, key: bytes) -> None:
+        owner = self.fills.wait(burst, key)
+        if owner.state is State.READY:  # at the rank it is lent
+            self._push(owner)
+
+    def _make_room(self, burst: Burst, need: int, now: float) -> bool:
+        """Work towards `need` device frames for a burst that found none: write back idle pages, then preempt.
+
+        Returns whether there will be as many.
+        """
         memory = self.memory
         short = need + self._reserved - memory.room()
         if short <= 0:
             self._reserved += need
-            return
+            return True
         coming = len(memory.returning()) + memory.write_back(short)
-        victims = sorted((v for v in self.residents if v is not burst and self._yields(v, burst)), key=self.policy.rank)
+        victims = self._victims(burst) if coming < short else []
         while coming < short and victims:
             victim = victims.pop()
             if victim.state is State.READY:
@@ -191,12 +233,17 @@ class Residence:
                 memory.write_back(short)
             elif not self._paging and not memory.returning():
                 self.end(burst, now, "failed", OutOfPages(f"the device has {self.geometry.device_frames} pages and all are in use"))
+        return coming >= short
+
+    def _victims(self, waiter: Burst) -> list[Burst]:
+        """The resident bursts that give way to the waiter, the worst of rank last."""
+        return sorted((v for v in self.residents if v is not waiter and self._yields(v, waiter)), key=self.rank)
 
     def _yields(self, runner: Burst, waiter: Burst) -> bool:
-        if runner.progress < self.params.min_progress:
+        if runner.progress < self.params.min_progress or self.rank(runner) <= self.rank(waiter):
             return False
         if waiter.resident:  # one that runs already: it needs one page more, or must give up its own
-            return self.policy.rank(runner) > self.policy.rank(waiter)
+            return True
         return self.policy.preempts(waiter, runner, self.params.preempt_gap)
 
     def _preempt(self, victim: Burst, winner: Burst, now: float) -> int:

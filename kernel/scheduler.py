@@ -82,7 +82,7 @@ class Scheduler(Residence):
     def _choose(self, now: float, rows: list[Row], flown: list[Burst]) -> None:
         """Fill a step: a suspect alone, or a batch; and begin to write back if memory runs low."""
         passed: list[Burst] = []
-        self._reserved = 0
+        self._reserved, self._tries = 0, 2
         for victim, winner in self._yielding:
             if victim.resident and victim.state is State.READY and winner.state is State.READY:
                 self._preempt(victim, winner, now)
@@ -98,12 +98,12 @@ class Scheduler(Residence):
                 self._push(burst)
         memory = self.memory
         if memory.room() < self.params.low_water and (memory.dirty or memory.cached):
-            memory.write_back(self.params.write_back, cached=True)
+            memory.write_back(self.params.write_back, ahead=True)
 
     def _plan_batch(self, now: float, rows: list[Row], flown: list[Burst], passed: list[Burst]) -> None:
         geometry = self.geometry
         most_rows, budget = geometry.max_rows, geometry.max_tokens
-        decodes = min(most_rows, budget) - bool(self.prefills)  # a row is left to whoever comes next
+        decodes = min(most_rows, budget) - bool(self.prefills)  # a row is left to whoever comes next, or else taken at the end
         if decodes == 0:  # there is only one: the better rank has it
             first, other = self.decodes.best(), self.prefills.best()
             decodes = int(other is None or (first is not None and first <= other))
@@ -122,6 +122,8 @@ class Scheduler(Residence):
                 overlooked += 1
                 if burst.state is State.READY:
                     self._park(burst)
+        while budget > 0 and len(rows) < most_rows and (burst := self.decodes.pop()) is not None:
+            budget -= self._fly(burst, 1, now, rows, flown, passed)
 
     def _suspect(self, now: float) -> Burst | None:
         """The next suspect that can run, or whose pages can be copied in: the step is its own, lest another's failure undo them."""
@@ -157,7 +159,7 @@ class Scheduler(Residence):
             if (over := burst.process.over_tokens(1)) is not None:
                 self.end(burst, now, "failed", over)
                 return 0
-            burst.process.charge_tokens(1)  # refunded if the step fails: see retire
+            burst.process.charge_tokens(1)  # refunded if nothing comes of it: see retire and _failed
         rows.append(
             Row(
                 burst=burst.bid,
@@ -231,6 +233,8 @@ class Scheduler(Residence):
             self._bill(burst, row, token)
             if not burst.done:
                 self._advance(burst, row, token, logprob, sealed, now)
+            elif row.sampling is not None:  # it was ended in flight: its token goes nowhere
+                burst.process.charge_tokens(-1)
         for key in sealed:
             self._unblock(self.fills.sealed(key), now)
 
@@ -245,7 +249,7 @@ class Scheduler(Residence):
         self.policy.charge(process, prefill, token is not None, len(row.frames))
 
     def _advance(self, burst: Burst, row: Row, token: int | None, logprob: Logprobs | None, sealed: list[bytes], now: float) -> None:
-        context, process, slots = burst.context, burst.process, self.geometry.page_slots
+        context, slots = burst.context, self.geometry.page_slots
         count = len(row.tokens)
         if row.store:
             before, context.computed = context.computed, row.position + count
@@ -261,15 +265,13 @@ class Scheduler(Residence):
             self.end(burst, now, "stop")
         if burst.done:
             return
-        if burst.cls != process.cls:  # what it inherited from those who waited for its fills ends with them
-            burst.cls = min(process.cls, self.fills.best_class(burst))
         if burst.state is State.RUNNING:
             self._move(burst, State.READY, now, "queued: batch or token budget was full")
         if burst.state is State.READY:
             self._push(burst)
 
     def _emit(self, burst: Burst, token: int, logprob: Logprobs | None, now: float) -> None:
-        """A token was sampled: it joins the context, and is charged up the tree."""
+        """A token was sampled: it joins the context. It has been charged up the tree when the step took off."""
         burst.context.tokens.append(token)
         burst.output.append(token)
         if logprob is not None:

@@ -173,7 +173,7 @@ class Work:
             raise over
         process.charge_tokens(len(tokens))
         context.tokens.extend(tokens)
-        burst = Burst(self._numbers(), process, context, sampling, max_tokens, stop_ids, process.cls)
+        burst = Burst(self._numbers(), process, context, sampling, max_tokens, stop_ids)
         context.burst = burst
         self.bursts[burst.bid] = burst
         process.bursts.add(burst.bid)

@@ -21,6 +21,8 @@ from llmos.kernel.signal import Signal
 
 POISON = 99
 SIGNALS = [Signal.STOP, Signal.CONT, Signal.INT, Signal.KILL, Signal.TERM]
+MOST_STEPS = 3_000
+"""More than the bursts of an example can need together, if each step gets on with something."""
 PARAMS = Params(low_water=2, write_back=4, min_progress=2, preempt_gap=8.0, max_processes=24, max_contexts=6, lookahead=4)
 
 
@@ -42,6 +44,8 @@ class KernelMachine(RuleBasedStateMachine):
         """Context -> burst that generates into it."""
 
     policy = "fair"
+    last_breath = True
+    """What is under way at the end is let go on until it is done; otherwise it is killed where it stands."""
 
     def try_(self, call, *args, **kwargs):
         try:
@@ -53,14 +57,17 @@ class KernelMachine(RuleBasedStateMachine):
         except Panic as panic:  # a BaseException, which Hypothesis would not shrink
             raise AssertionError(str(panic)) from panic
 
-    @initialize(target=contexts, count=st.integers(2, 6))
-    def begin(self, count):
-        """Some agents with a context each, so that memory is short from the start."""
+    @initialize(target=contexts, count=st.integers(2, 6), length=st.sampled_from([0, 30]))
+    def begin(self, count, length):
+        """Some agents with a context each, so that memory is short from the start; maybe all of them want the same prefix."""
+        tokens = [i * i % 7 for i in range(length)]
         made = []
         for i in range(count):
             pid = self.kernel.spawn(self.now, 1, name="worker", cls=Class(i % 4))
             cid = self.kernel.open(self.now, pid, "dummy")
-            self.expected[cid] = []
+            self.expected[cid] = list(tokens)
+            if tokens:
+                self.kernel.append(self.now, pid, cid, tokens)
             made.append((pid, cid))
         return multiple(*made)
 
@@ -253,22 +260,55 @@ class KernelMachine(RuleBasedStateMachine):
                 assert abs(sum(told.seconds.values()) - told.wall) < 1e-6
                 assert all(seconds >= 0 for seconds in told.seconds.values())
 
-    def teardown(self):
-        """Everything dies; everything is free once what was in flight has retired."""
-        for process in list(self.kernel.table.all.values()):
-            if process.live and process.pid != 1:
-                self.kernel.kill(self.now, 1, process.pid, Signal.KILL)
+    # the end: everything gets done, or dies; nothing is left behind
+
+    def everybody(self):
+        return [process for process in self.kernel.table.all.values() if process.live and process.pid != 1]
+
+    def goes_on(self):
+        """Liveness: once nobody is stopped, every burst ends within a bound, whatever has been done to it."""
+        for process in self.everybody():
+            self.kernel.kill(self.now, 1, process.pid, Signal.CONT)
+        for _ in range(MOST_STEPS):
+            if self.flying is None:
+                self.plan()
+            if self.flying is None:
+                break
+            self.retire(0.0)
+            self.try_(self.kernel.check_integrity)
+        left = [burst for burst in self.kernel.bursts.values() if not burst.done]
+        assert not left, f"after {MOST_STEPS} steps these are not done: {left}"
+
+    def dies(self):
+        """Everything is free once what was in flight has retired."""
+        for process in self.everybody():
+            self.kernel.kill(self.now, 1, process.pid, Signal.KILL)
         if self.flying is not None:
             self.retire(0.0)
         self.try_(self.kernel.check_integrity)
-        memory = self.kernel.schedulers["dummy"].memory
+        scheduler = self.kernel.schedulers["dummy"]
+        memory = scheduler.memory
+        assert not any(page.tables or page.wires for page in memory.live), "pages are held by nobody"
         assert len(memory.device.free) + len(memory.cached) == 14
+        assert len(memory.host.free) + sum(page.host >= 0 for page in memory.live) == 6
+        assert not scheduler.residents
+        assert not scheduler.fills.claimed
         assert not self.kernel.contexts
         assert not self.kernel.bursts
+        assert self.kernel.table.init.usage.tree_pages == 0
+
+    def teardown(self):
+        if self.last_breath:
+            self.goes_on()
+        self.dies()
 
 
 class FcfsMachine(KernelMachine):
     policy = "fcfs"
+
+
+class MortalMachine(KernelMachine):
+    last_breath = False
 
 
 SETTINGS = settings(
@@ -282,3 +322,5 @@ TestFair = KernelMachine.TestCase
 TestFair.settings = SETTINGS
 TestFcfs = FcfsMachine.TestCase
 TestFcfs.settings = SETTINGS
+TestMortal = MortalMachine.TestCase
+TestMortal.settings = SETTINGS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from machine import Machine
 
-from llmos.kernel.errno import Fault, NotPermitted, QuotaExceeded
+from llmos.kernel.errno import NotPermitted, QuotaExceeded
 from llmos.kernel.param import Params
 from llmos.kernel.process import Class, Limits
 from llmos.kernel.signal import Signal
@@ -86,9 +86,43 @@ def test_one_process_cannot_take_all_pipes():
     p, other = m.spawn(), m.spawn()
     for _ in range(32):
         k.pipe(0, p)
-    with pytest.raises(Fault, match="half"):
+    with pytest.raises(QuotaExceeded, match="as are left"):
         k.pipe(0, p)
     k.pipe(0, other)
+
+
+def test_a_family_and_its_friends_cannot_take_all_pipes():
+    m = Machine(params=Params(max_pipes=64))
+    k = m.kernel
+
+    def take_all(pid):
+        while k.table.get(pid).usage.tree_pipes < 64:
+            try:
+                k.pipe(0, pid)
+            except QuotaExceeded:
+                return
+        raise AssertionError("it has taken all pipes")
+
+    top = m.spawn()
+    for pid in (m.spawn(top), m.spawn(top), top, m.spawn()):
+        take_all(pid)
+    assert len(k.pipes) == 32 + 16, "the family has half, its friend half of what that left"
+    k.pipe(0, m.spawn())
+    k.check_integrity()
+
+
+def test_a_pipe_counts_against_its_maker_until_it_is_gone():
+    m = Machine(params=Params(max_pipes=64))
+    k = m.kernel
+    maker, heir = m.spawn(), m.spawn()
+    number = k.pipe(0, maker)
+    k.pipe_give(0, maker, heir, number, read=True, write=True)
+    k.pipe_close(0, maker, number, read=True, write=True)
+    assert (k.table.get(maker).usage.tree_pipes, k.table.get(heir).usage.tree_pipes) == (1, 0)
+    k.exit(0, maker, 0)
+    assert k.table.init.usage.tree_pipes == 1
+    k.exit(0, heir, 0)
+    assert k.table.init.usage.tree_pipes == 0
 
 
 def test_reclass_moves_a_queued_burst():
