@@ -16,6 +16,8 @@ import fcntl
 import hashlib
 import json
 import math
+import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -29,7 +31,7 @@ from llmos.kernel.errno import BadFormat, Fault, NoSpace, NotFound, NotPermitted
 
 from .config import ModelConfig, Rope, config_from_gguf, config_from_hf, weight_shapes
 from .gguf import GgufFile, read_gguf
-from .safetensors import Entry, map_file, read_header, view, write_safetensors
+from .safetensors import Entry, map_file, open_regular, read_header, view, write_safetensors
 
 Progress = Callable[[int, int], None]
 """Called with (weights done, weights in all)."""
@@ -39,6 +41,8 @@ DERIVED_VERSION = "1"
 """Changes when the same GGUF file would be derived into other bytes."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 MAX_TEXT_FILE = 64 << 20
+MAX_FREQUENCIES = 512
+"""Numbers in rope_freqs.weight, which is read before the config that says how many there should be: half a head's width."""
 
 _DTYPES: dict[str, Dtype] = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 _NUMPY: dict[Dtype, np.dtype[Any]] = {"f32": np.dtype("<f4"), "f16": np.dtype("<f2"), "bf16": np.dtype("<u2")}
@@ -141,10 +145,12 @@ def stamp_of(*files: Path) -> str:
 
 def read_text(path: Path) -> str:
     """A text from a model's files. Raises BadFormat, FileNotFoundError."""
-    if path.stat().st_size > MAX_TEXT_FILE:
+    with open_regular(path) as file:
+        content = file.read(MAX_TEXT_FILE + 1)  # not the size that it says it has: it may grow
+    if len(content) > MAX_TEXT_FILE:
         raise BadFormat(f"{path.name} is larger than {MAX_TEXT_FILE} bytes: it is not a model's {path.name}")
     try:
-        return path.read_text("utf-8")
+        return content.decode()
     except UnicodeDecodeError:
         raise BadFormat(f"{path.name} is not UTF-8; fetch it again") from None
 
@@ -243,10 +249,18 @@ def _remembered_digest(config: ModelConfig, weights: Mapping[str, Weight], files
     digest = _digest_of(config, weights)
     with file_errors(cache):
         cache.mkdir(parents=True, exist_ok=True)
-        partial = cache / ".digest.json.part"
-        partial.write_text(json.dumps({"stamp": stamp, "config": repr(config), "digest": digest.hex()}))
-        partial.replace(note)
+        write_whole(note, json.dumps({"stamp": stamp, "config": repr(config), "digest": digest.hex()}))
     return digest
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text so that it is there whole or not at all, however many threads and processes write it at once: the last wins."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
+    try:
+        partial.write_text(text, "utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 # --- GGUF
@@ -273,6 +287,9 @@ def _gguf_config(file: GgufFile) -> ModelConfig:
     """The config, after checking that the file has exactly the tensors it asks for."""
     factors = None
     if "rope_freqs.weight" in file.tensors:
+        shape = file.tensors["rope_freqs.weight"].shape
+        if math.prod(shape) > MAX_FREQUENCIES:
+            raise BadFormat(f"rope_freqs.weight has the shape {shape}: no head is that wide; fetch the model again")
         factors = [float(n) for rows in file.rows("rope_freqs.weight") for n in rows.reshape(-1)]
     config = config_from_gguf(file.metadata, {name: tensor.shape for name, tensor in file.tensors.items()}, factors)
     canonical = {_gguf_name(name): name for name in weight_shapes(config)}
@@ -281,7 +298,7 @@ def _gguf_config(file: GgufFile) -> ModelConfig:
     return config
 
 
-def _bf16(numbers: NDArray[np.float32]) -> NDArray[np.uint16]:
+def to_bf16(numbers: NDArray[np.float32]) -> NDArray[np.uint16]:
     """Round finite float32 to the nearest bfloat16, ties to even."""
     bits = numbers.view(np.uint32)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
@@ -297,10 +314,10 @@ def _pieces(file: GgufFile, config: ModelConfig, name: str) -> Iterator[NDArray[
         # GGUF holds row (pair, half) of each head where Hugging Face has (half, pair).
         order = np.arange(shape[0], dtype=np.intp).reshape(heads, config.head_width // 2, 2).swapaxes(1, 2).reshape(-1)
         if len(shape) == 1:
-            yield _bf16(np.concatenate([rows.reshape(-1) for rows in file.rows(source)])[order])
+            yield to_bf16(np.concatenate([rows.reshape(-1) for rows in file.rows(source)])[order])
             return
     for rows in file.rows(source, order):
-        yield _bf16(rows)
+        yield to_bf16(rows)
 
 
 def _open_gguf(path: Path) -> Checkpoint:

@@ -7,6 +7,7 @@ weight only; the plain one may be freed.
 
 from __future__ import annotations
 
+import threading
 import time
 
 import torch
@@ -42,6 +43,22 @@ def seconds_per_product(dtype: torch.dtype, rows: int, width: int, out: int, rep
 
     One thread and CPU time, so that what else runs on the machine does not decide which dtype a model gets.
     """
+    with _TIMING:
+        return _best_seconds(dtype, rows, width, out, repeats)
+
+
+def machine_threads() -> int:
+    """As many threads as torch takes by itself: not the one of a timing under way."""
+    with _TIMING:
+        return torch.get_num_threads()
+
+
+_TIMING = threading.Lock()
+"""The number of threads is of the whole process, and a thread that uses torch for the first time keeps what it finds. So one
+timing at a time changes it, and whoever serves sets its own (`TorchDevice`)."""
+
+
+def _best_seconds(dtype: torch.dtype, rows: int, width: int, out: int, repeats: int) -> float:
     weight, x = torch.full((out, width), 0.01, dtype=dtype), torch.full((rows, width), 0.5, dtype=dtype)
     linear = Linear(weight, None, packed=packable(dtype))
     threads = torch.get_num_threads()

@@ -17,8 +17,8 @@ from llmos.kernel.errno import DeviceFailed
 
 from .checkpoint import Checkpoint
 from .rope import inverse_frequencies
+from .rows import check_rows
 from .sampler import sample
-from .torch_cpu import check_rows
 
 
 class ReferenceDevice:

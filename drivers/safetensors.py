@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import stat
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ def read_header(path: Path) -> Header:
     def bad(why: str) -> BadFormat:
         return BadFormat(f"{path.name} is not a sound safetensors file: {why}; fetch it again")
 
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size < 8:
             raise bad(f"{size} bytes cannot hold a header")
@@ -113,6 +114,15 @@ def _entry(name: str, value: Any, data: int, size: int, bad: Callable[[str], Bad
     if math.prod(shape) * ITEM_BYTES[dtype] != end - begin:
         raise bad(f"tensor {name[:80]!r} of shape {shape} and dtype {dtype} does not fill its {end - begin} bytes")
     return Entry(dtype, tuple(shape), data + begin, end - begin)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading. BadFormat if it is a pipe, which would keep us waiting, or a device, which may never end."""
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115  # the caller closes it
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return file
+    file.close()
+    raise BadFormat(f"{path.name} is not a regular file; give a copy of the model's own")
 
 
 def map_file(path: Path) -> NDArray[np.uint8]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import codecs
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ import tokenizers
 
 from llmos.kernel.errno import BadFormat, Fault, InvalidArgument, NotSupported, TooLong
 
-from .checkpoint import file_errors, read_json, read_text, stamp_of
+from .checkpoint import file_errors, read_json, read_text, stamp_of, write_whole
 from .gguf import read_gguf
 from .template import ChatTemplate, Piece
 from .vocabulary import tokenizer_json, tokenizer_settings
@@ -168,14 +167,24 @@ class Tokenizer:
             raise TooLong(f"the text has {len(text)} characters, more than {MAX_TEXT}; split it")
         if not text:
             return []
+        ids = self._ids(text, first)
+        return ids if self._special_ids.isdisjoint(ids) else self._without_specials(text, first)
+
+    def _ids(self, text: str, first: bool) -> list[int]:
+        """What the library makes of a text. A regular expression of the model's that gives up on it is the model's fault, not ours."""
         tokenizer = self._tokenizer if first else self._later
         try:
-            ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+            return list(tokenizer.encode(text, add_special_tokens=False).ids)
         except (UnicodeEncodeError, TypeError):  # the library says TypeError to lone surrogates
             raise InvalidArgument("the text holds half of a surrogate pair, which is no character; decode it properly first") from None
-        if self._special_ids.isdisjoint(ids):
-            return ids
-        return self._without_specials(text, first)
+        except BaseException as error:
+            # The library is written in Rust, whose panics are no Exceptions and have no class that one could import.
+            if type(error).__name__ != "PanicException":
+                raise
+            raise InvalidArgument(
+                f"the tokenizer of this model gives up on this text ({str(error)[:120]}); "
+                "change the text, or pull another form of this model"
+            ) from None
 
     def _without_specials(self, text: str, first: bool) -> list[int]:
         """For vocabularies whose merges can spell a special token: cut the text inside each such string.
@@ -185,8 +194,7 @@ class Tokenizer:
         cuts = [0, *(found.start() + 1 for found in self._specials_in.finditer(text)), len(text)]
         ids: list[int] = []
         for number, (start, end) in enumerate(pairwise(cuts)):
-            tokenizer = self._tokenizer if first and number == 0 else self._later
-            ids += tokenizer.encode(text[start:end], add_special_tokens=False).ids
+            ids += self._ids(text[start:end], first and number == 0)
         return [identity for identity in ids if identity == self._unknown or identity not in self._special_ids]
 
 
@@ -209,8 +217,8 @@ def load_text(path: Path, cache: Path | None = None) -> Tokenizer:
         tokenizer = Tokenizer(description, settings)
         if cache is not None:
             # The settings come last and carry the stamp: they say that the description beside them is whole.
-            _write(cache / "tokenizer.json", description)
-            _write(cache / "tokenizer_config.json", {**settings, "stamp": stamp_of(path)})
+            write_whole(cache / "tokenizer.json", json.dumps(description, ensure_ascii=False))
+            write_whole(cache / "tokenizer_config.json", json.dumps({**settings, "stamp": stamp_of(path)}, ensure_ascii=False))
         return tokenizer
 
 
@@ -225,15 +233,6 @@ def _from_cache(path: Path, cache: Path) -> Tokenizer | None:
         return None
     except Fault:
         return None  # damaged: build it again
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        partial.write_text(json.dumps(content, ensure_ascii=False), "utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _from_directory(path: Path) -> Tokenizer:

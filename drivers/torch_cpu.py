@@ -25,7 +25,8 @@ from .checkpoint import Checkpoint
 from .config import ModelConfig
 from .decoder import Decoder
 from .frames import LAYOUT, Frames
-from .linear import seconds_per_product
+from .linear import machine_threads, seconds_per_product
+from .rows import check_rows
 from .sampler import sample
 from .snapshots import Snapshots
 
@@ -53,8 +54,7 @@ class TorchDevice:
     ) -> None:
         if frames < 1 or host_frames < 0 or page_slots < 1:
             raise InvalidArgument(f"a device needs at least one frame of at least one slot (got {frames} frames of {page_slots} slots)")
-        if threads is not None:
-            torch.set_num_threads(threads)
+        self._threads = threads or machine_threads()
         config = checkpoint.config
         self._choice = "as asked"
         if dtype == "auto":
@@ -75,6 +75,7 @@ class TorchDevice:
             page_bytes=self.frames.page_bytes,
             digest=key.digest(),
         )
+        self._use_threads()
         prefill_rate, copy_rate = self._calibrate()
         self._geometry = replace(self._geometry, prefill_rate=prefill_rate, copy_rate=copy_rate)
 
@@ -87,13 +88,14 @@ class TorchDevice:
         config, here = self.decoder.config, self._geometry
         return (
             f"{here.name}: {config.family}, {config.layers} layers of {config.width}, {self._dtype} ({self._choice}), "
-            f"{'packed weights' if self.decoder.packed else 'plain weights'}, {torch.get_num_threads()} threads, "
+            f"{'packed weights' if self.decoder.packed else 'plain weights'}, {self._threads} threads, "
             f"{here.device_frames} + {here.host_frames} frames of {here.page_slots} tokens ({here.page_bytes / 1024:.0f} KiB), "
             f"prefill {here.prefill_rate:.0f} tokens/s, copies {here.copy_rate:.0f} pages/s"
         )
 
     def execute(self, step: Step) -> Outcome:
         start = time.perf_counter()
+        self._use_threads()
         check_rows(step.rows, self._geometry)
         try:
             with torch.inference_mode():
@@ -102,6 +104,11 @@ class TorchDevice:
         except (RuntimeError, MemoryError) as error:  # torch has no narrower class: out of memory, a failed kernel
             raise DeviceFailed(f"step {step.number}: torch could not execute it ({str(error)[:200]})") from error
         return Outcome(step.number, tuple(tokens), tuple(logprobs), time.perf_counter() - start)
+
+    def _use_threads(self) -> None:
+        """As many as this device was given, on whichever thread it runs and whatever other devices have set meanwhile."""
+        if torch.get_num_threads() != self._threads:
+            torch.set_num_threads(self._threads)
 
     def forward(self, rows: Sequence[Row]) -> torch.Tensor:
         """Hidden states [tokens, width] of all rows' tokens, one row after the other; stores their KV."""
@@ -170,19 +177,3 @@ def choose_dtype(config: ModelConfig) -> tuple[Literal["bf16", "fp32"], str]:
             seconds[name] = sum(seconds_per_product(dtype, rows, config.width, 2 * config.ffn_width) for rows in (1, 64))
     reason = f"measured: bf16 {seconds['bf16'] * 1e3:.2f} ms, fp32 {seconds['fp32'] * 1e3:.2f} ms"
     return ("bf16" if seconds["bf16"] <= seconds["fp32"] else "fp32"), reason
-
-
-def check_rows(rows: Sequence[Row], geometry: Geometry) -> None:
-    """Raise DeviceFailed for a row that this device cannot execute, before anything is written."""
-    for row in rows:
-        end = row.position + len(row.tokens)
-        if not row.tokens or not 0 <= row.position < end <= geometry.window:
-            raise DeviceFailed(f"burst {row.burst}: tokens {row.position}..{end} do not lie in a window of {geometry.window}")
-        if not 0 <= min(row.tokens) <= max(row.tokens) < geometry.vocabulary:
-            raise DeviceFailed(f"burst {row.burst}: a token id is outside 0..{geometry.vocabulary - 1}")
-        if len(row.frames) * geometry.page_slots < end:
-            raise DeviceFailed(f"burst {row.burst}: {len(row.frames)} frames do not cover {end} tokens")
-        if row.history and not 0 <= min(row.history) <= max(row.history) < geometry.vocabulary:
-            raise DeviceFailed(f"burst {row.burst}: a token id of its history is outside 0..{geometry.vocabulary - 1}")
-        if not 0 <= min(row.frames) <= max(row.frames) < geometry.device_frames:
-            raise DeviceFailed(f"burst {row.burst}: a frame is outside 0..{geometry.device_frames - 1}")

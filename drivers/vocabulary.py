@@ -14,7 +14,9 @@ from typing import Any
 from llmos.kernel.errno import BadFormat, NotSupported
 
 MAX_TOKENS = 1 << 21
-MAX_TOKEN_LENGTH = 1 << 12
+MAX_TOKEN_LENGTH = 1 << 9
+MAX_WAYS = 32
+"""Merges per token, on the average. Vocabularies have two or three; one of all prefixes of a long word would have as many as it is long."""
 
 _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 2, 3, 4, 5, 6
 
@@ -161,11 +163,15 @@ def _merges_from_scores(scores: Mapping[str, float], vocabulary: Mapping[str, in
     Among the ways to split one result, longer parts first, as transformers orders them. Control tokens, bytes and the
     unknown token are never the result or a part of a merge: text that spells one stays text.
     """
-    found = []
+    found: list[tuple[float, str, str]] = []
+    whole = {token: token for token in scores}  # the vocabulary's own strings, not copies of them in every merge
     for token, score in scores.items():
-        ways = [(token[:at], token[at:]) for at in range(1, len(token)) if token[:at] in scores and token[at:] in scores]
+        splits = ((whole.get(token[:at]), whole.get(token[at:])) for at in range(1, len(token)))
+        ways = [(left, right) for left, right in splits if left is not None and right is not None]
         ways.sort(key=lambda way: (vocabulary[way[0]], vocabulary[way[1]]))
         found += [(score, left, right) for left, right in ways]
+        if len(found) > MAX_WAYS * len(scores):
+            raise BadFormat(f"the tokens of the GGUF file can be merged in more than {MAX_WAYS} ways each: it is no model's vocabulary")
     found.sort(key=lambda merge: (merge[0], len(merge[1]), len(merge[2])), reverse=True)
     return [[left, right] for _, left, right in found]
 

@@ -61,7 +61,7 @@ class Worker(Generic[L]):
         except Fault as fault:
             self._answer(loaded, fault)
             return
-        except Exception as error:  # noqa: BLE001 - a driver may raise anything while it loads; the one who asked is told
+        except BaseException as error:  # noqa: BLE001 - anything may be raised by a load (libraries in Rust panic); who asked is told
             self._answer(loaded, DeviceFailed(f"{self.name} could not be loaded: {type(error).__name__}: {error}"))
             return
         self._answer(loaded, made)
@@ -80,7 +80,9 @@ class Worker(Generic[L]):
             return device.execute(step)
         except DeviceFailed as fault:
             return StepFailed(step.number, str(fault.args[0] if fault.args else fault))
-        except Exception as error:  # noqa: BLE001 - whatever a driver raises is a failed step, and the kernel's to deal with
+        except Panic:
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever a driver raises is a failed step, and the kernel's to deal with
             return StepFailed(step.number, f"{type(error).__name__}: {error}")
 
     def _answer(self, call: Callable[[L | Fault], None] | Callable[[Retired], None], value: L | Fault | Retired) -> None:

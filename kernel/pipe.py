@@ -44,7 +44,7 @@ class Pipe:
         self.taken += len(data)
         return data
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: bytes | memoryview) -> int:
         """Take as much of `data` as fits, at least one byte."""
         if not self.readers:
             raise BrokenPipe(f"nobody reads pipe {self.number} any more; stop writing to it")
@@ -135,7 +135,7 @@ class Plumbing:
             self._wake(("pipe", number))
         return data
 
-    def write(self, now: float, pid: int, number: int, data: bytes) -> int:
+    def write(self, now: float, pid: int, number: int, data: bytes | memoryview) -> int:
         """See Pipe.write. Raises TryAgain: sleep on ("pipe", number)."""
         if number not in self.table.get(pid).writers:
             raise BadHandle(f"pid {pid} cannot write pipe {number}")

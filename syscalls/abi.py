@@ -238,6 +238,13 @@ class SetLimits(Arguments):
     limits: LimitsArguments
 
 
+class ListProcesses(Arguments):
+    """A page of the process table: those with a higher pid than `after`."""
+
+    after: Count = 0
+    limit: Annotated[int, Field(ge=1, le=param.MAX_PROCESSES)] = param.PROCESSES
+
+
 class OfProcess(Arguments):
     pid: Pid
 

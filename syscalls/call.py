@@ -46,7 +46,8 @@ def _size(value: Any) -> int:
     if isinstance(value, Arguments):
         return sum(_size(part) for part in value.__dict__.values())
     if isinstance(value, list):
-        return sum(map(_size, value)) if value and isinstance(value[0], Arguments) else len(value)
+        # A million token ids need no look each; all else in lists has a length of its own, and counts as an entry besides.
+        return len(value) if value and type(value[0]) is int else sum(map(_size, value)) + len(value)
     return 0 if value is None else 1
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from llmos.kernel.burst import Burst
 from llmos.kernel.context import Context
 from llmos.kernel.errno import Cancelled, Fault, InvalidArgument, TooLong, TryAgain
 
-from . import abi, param
+from . import abi
 from .call import Call
 from .channel import offload, sleep
 from .core import Core
@@ -157,7 +156,8 @@ class Addition:
 async def prepare(core: Core, context: Context, transcript: Transcript, args: abi.Content, *, reply: bool) -> Addition:
     """Turn content into tokens; with `reply`, followed by what asks the model for its turn. Raises TooLong over the window.
 
-    Long texts are tokenized on another thread. The caller has marked the transcript as busy, so nothing moves meanwhile.
+    Templates and tokenizers are the model's, whoever made it: a chat template is a program, a tokenizer has regular expressions.
+    So both run on another thread, however short the text. The caller has marked the transcript as busy: nothing moves meanwhile.
     """
     text, length = core.text(context.device), len(context.tokens)
     if args.tokens is not None:
@@ -167,17 +167,13 @@ async def prepare(core: Core, context: Context, transcript: Transcript, args: ab
         addition = Addition(args.tokens, [], chat=False)
     elif args.text is not None:
         words = args.text
-        addition = Addition(await _long(len(words), lambda: text.encode(words)), [], chat=False)
+        addition = Addition(await offload(lambda: text.encode(words)), [], chat=False)
     elif args.messages is not None:
         addition = await _messages(text, context, transcript, args.messages, reply=reply)
     else:
         addition = await _turn(text, context, transcript)
     _demand_room(context, length, len(addition.tokens), reply=reply)
     return addition
-
-
-async def _long(size: int, work: Callable[[], list[int]]) -> list[int]:
-    return work() if size <= param.INLINE_TEXT else await offload(work)
 
 
 def _known(text: Text, context: Context, transcript: Transcript) -> list[dict[str, str]]:
@@ -187,9 +183,8 @@ def _known(text: Text, context: Context, transcript: Transcript) -> list[dict[st
 async def _messages(text: Text, context: Context, transcript: Transcript, new: list[abi.Message], *, reply: bool) -> Addition:
     old = _known(text, context, transcript)
     every = old + [{"role": message.role, "content": message.content} for message in new]
-    size = sum(len(message["content"]) for message in every)
     prefill = bool(new) and new[-1].role == "assistant"  # its turn is left open, for the model to go on with
-    tokens = await _long(size, lambda: text.chat(every, after=len(old), reply=reply and not prefill))
+    tokens = await offload(lambda: text.chat(every, after=len(old), reply=reply and not prefill))
     return Addition(tokens, [(message.role, message.content) for message in new], chat=bool(every), resumes=prefill)
 
 
@@ -201,8 +196,7 @@ async def _turn(text: Text, context: Context, transcript: Transcript) -> Additio
     if last.role == "assistant" and not last.settled:
         return Addition([], [], chat=True, resumes=True)
     old = _known(text, context, transcript)
-    size = sum(len(message["content"]) for message in old)
-    return Addition(await _long(size, lambda: text.chat(old, after=len(old), reply=True)), [], chat=True)
+    return Addition(await offload(lambda: text.chat(old, after=len(old), reply=True)), [], chat=True)
 
 
 def _demand_room(context: Context, length: int, more: int, *, reply: bool) -> None:

@@ -29,10 +29,10 @@ async def write(core: Core, call: Call, args: abi.Write) -> abi.Written:
 
     What was taken before a signal or a cancellation stays in the pipe.
     """
-    data, done = args.data, 0
+    data, done = memoryview(args.data), 0  # a view: what is left is not copied at every turn
     while done < len(data):
         try:
-            done += core.kernel.write(core.clock(), call.pid, args.pipe, data[done:] if done else data)
+            done += core.kernel.write(core.clock(), call.pid, args.pipe, data[done:])
         except TryAgain:
             await sleep(("pipe", args.pipe))
     return abi.Written(done)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from llmos.kernel.errno import BadHandle, Fault
 from llmos.kernel.process import Class
 from llmos.kernel.signal import Signal
+from llmos.kernel.view import view_process
 
 from . import abi
 from .call import Call
@@ -135,9 +136,13 @@ def setlimits(core: Core, call: Call, args: abi.SetLimits) -> abi.Done:
     return abi.Done()
 
 
-def ps(core: Core, call: Call, args: abi.Nothing) -> abi.ProcessList:
-    """List every process."""
-    return abi.ProcessList(core.kernel.processes(core.clock()))
+def ps(core: Core, call: Call, args: abi.ListProcesses) -> abi.ProcessList:
+    """List processes by pid, a page at a time, so that a full table does not hold up everybody's steps."""
+    kernel, now = core.kernel, core.clock()
+    pids = sorted(pid for pid in kernel.table.all if pid > args.after)
+    page = [kernel.table.all[pid] for pid in pids[: args.limit]]
+    views = [view_process(process, [kernel.contexts[cid] for cid in sorted(process.contexts)], now) for process in page]
+    return abi.ProcessList(views, len(pids) > args.limit)
 
 
 def explain(core: Core, call: Call, args: abi.OfProcess) -> abi.Explanation:

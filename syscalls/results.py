@@ -123,6 +123,8 @@ class ModelInfo:
 @dataclass(frozen=True, slots=True)
 class ProcessList:
     processes: list[ProcessView]
+    more: bool
+    """There are others with higher pids: ask again, after the last of these."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ ROWS: tuple[Row, ...] = (
     _row(5, process.renice, abi.Renice, abi.Done),
     _row(6, process.reclass, abi.Reclass, abi.Done),
     _row(7, process.setlimits, abi.SetLimits, abi.Done),
-    _row(8, process.ps, abi.Nothing, abi.ProcessList, always=True),
+    _row(8, process.ps, abi.ListProcesses, abi.ProcessList, always=True),
     _row(9, process.explain, abi.OfProcess, abi.Explanation, always=True),
     _row(10, process.fork, abi.Fork, abi.Forked, capability="proc:spawn", replayable=False),
     # context

@@ -3,6 +3,7 @@
 Other threads post functions; they run here one after another, in breaths: run all that was posted, carry out the kernel's
 effects, put steps on the devices, hand answers over. Between breaths it sleeps without polling; a timer wakes it for the
 kernel's next deadline. A Panic, or any exception that is not a Fault, ends it: everybody is told, nothing goes on.
+Slow work of handlers goes to other threads (`elsewhere`), where all else that is raised becomes the fault of the call that asked.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 
 import anyio
 
-from llmos.kernel.errno import Fault, ShutDown
+from llmos.kernel.errno import Fault, Panic, ShutDown
 from llmos.syscalls.abi import Request
 from llmos.syscalls.core import Core
 from llmos.syscalls.trap import Trap
@@ -87,14 +88,17 @@ class KernelThread:
         return not self._thread.is_alive()
 
     def elsewhere(self, work: Callable[[], Any], back: Callable[[Any, Fault | None], None]) -> None:
-        """Run work on another thread, then `back` on this one with its result or its fault."""
+        """Run work on another thread, then `back` on this one with its result or its fault, whatever became of it; a Panic ends all."""
 
         def run() -> None:
             try:
                 value, fault = work(), None
             except Fault as raised:
                 value, fault = None, raised
-            except Exception as bug:
+            except Panic as panic:
+                self.post(_raiser(panic))
+                return
+            except BaseException as bug:
                 log.error("work of a system call failed: this is a bug in llmos", exc_info=bug)
                 value, fault = None, Fault(f"failed inside llmos with {type(bug).__name__}: this is a bug; its traceback is in the log")
             self.post(lambda: back(value, fault))
@@ -184,3 +188,10 @@ class KernelThread:
 
 def _bind(function: Callable[[Request], None], request: Request) -> Callable[[], None]:
     return lambda: function(request)
+
+
+def _raiser(panic: Panic) -> Callable[[], None]:
+    def throw() -> None:
+        raise panic
+
+    return throw

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llmos.kernel.errno import InvalidArgument, NotFound, NotPermitted, NotSupported, TimedOut
+from llmos.kernel.errno import IntegrityError, InvalidArgument, NotFound, NotPermitted, NotSupported, TimedOut
 
 from .index import Index, client_for
 from .local import read_shards
@@ -112,12 +112,20 @@ class HubSource:
         endpoint = workplace.environ.get("HF_ENDPOINT")
         name = entry.rfilename.rsplit("/", 1)[-1]
         url = hf_hub_url(self.repo, entry.rfilename, revision=commit, endpoint=endpoint)
-        promised = entry.lfs.sha256 if entry.lfs else None
-        part = workplace.parts / f"{promised or entry.blob_id or name}.part"
+        promised = _checksum(entry.lfs.sha256, 64, name) if entry.lfs else None
+        blob = _checksum(entry.blob_id, 40, name) if entry.blob_id else None
+        part = workplace.parts / f"{promised or blob or name}.part"
         headers = tuple(build_hf_headers(library_name="llmos").items())
-        download = Download(url, name, entry.size, promised, None if promised else entry.blob_id, headers)
+        download = Download(url, name, entry.size, promised, None if promised else blob, headers)
         hashes[name] = fetch(client, download, part, workplace.progress, workplace.pause)
         part.replace(workplace.files / name)
+
+
+def _checksum(text: object, digits: int, name: str) -> str:
+    """What the hub gives as a checksum, which also names a file of ours. Raises IntegrityError if it is none."""
+    if not isinstance(text, str) or not re.fullmatch(rf"[0-9a-f]{{{digits}}}", text):
+        raise IntegrityError(f"the hub gives {str(text)[:80]!r} as the checksum of {name}, which is none; pull from another source")
+    return text
 
 
 def hub_source(reference: str) -> HubSource:

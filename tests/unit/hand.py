@@ -104,6 +104,8 @@ class Hand:
         self.trap = Trap(self.core, lambda work, back: self.jobs.append((work, back)), self.dead.append)
         self.host = self.kernel.spawn(self.now, INIT, name="host", capabilities=frozenset({"*"}))
         self._sequence = count()
+        self.hold = False
+        """Leave what is to be done elsewhere until `work`, as a busy machine does."""
 
     def send(self, pid: int, name: str, /, **arguments: Any) -> Box:
         """Make a call and settle; it may still sleep."""
@@ -111,6 +113,8 @@ class Hand:
         box.request = Request(pid, name, arguments, "0", next(self._sequence), box)
         self.trap.enter(box.request)
         self.trap.settle()
+        while self.jobs and not self.hold:
+            self.work()
         return box
 
     def call(self, pid: int, name: str, /, **arguments: Any) -> Any:

@@ -49,6 +49,34 @@ def test_a_writer_sleeps_while_the_pipe_is_full_and_nothing_is_lost(hand: Hand) 
     hand.check()
 
 
+def test_a_write_into_a_tiny_pipe_copies_nothing_but_what_fits(hand: Hand, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were the rest copied for every byte read, a writer of a megabyte would hold the kernel's thread for minutes."""
+    pipe = hand.call(hand.host, "pipe", capacity=1).pipe
+    taken: list[object] = []
+    write = hand.kernel.write
+    monkeypatch.setattr(hand.kernel, "write", lambda now, pid, pipe, data: taken.append(data) or write(now, pid, pipe, data))
+    data = bytes(range(100))
+    box = hand.send(hand.host, "write", pipe=pipe, data=data)
+    assert b"".join(hand.call(hand.host, "read", pipe=pipe, most=9).data for _ in range(100)) == data
+    assert box.result.count == 100
+    assert all(isinstance(piece, memoryview) and piece.obj is taken[0].obj for piece in taken)  # type: ignore[attr-defined]
+
+
+def test_the_record_keeps_no_more_than_its_bound_of_a_call(hand: Hand) -> None:
+    def sizes(capabilities: list[str]) -> tuple[int, bool]:
+        hand.send(hand.host, "spawn", name="x", capabilities=capabilities)
+        record = hand.core.ledger.of(hand.host)[-1]
+        return record.size, record.arguments is not None
+
+    nothing, _ = sizes([])
+    room = param.MAX_RECORDED - nothing
+    full = ["c" * 99] * (room // 100 - 1) + ["c" * (99 + room % 100)]
+    assert sizes(full) == (param.MAX_RECORDED, True)
+    assert sizes([*full[:-1], full[-1] + "c"]) == (param.MAX_RECORDED + 1, False)
+    assert sizes(["c" * 250] * 256) == (nothing + 251 * 256, False)
+    assert hand.call(hand.host, "tokenize", text="x").tokens == [ord("x")]
+
+
 def test_end_of_file_and_broken_pipe(hand: Hand) -> None:
     child = hand.spawn()
     hand.call(child.pid, "write", pipe=child.child_stdout, data=b"last words")
@@ -170,7 +198,7 @@ def test_the_number_of_sleepers_is_bounded(hand: Hand, monkeypatch: pytest.Monke
 
 
 def test_work_elsewhere_comes_back(hand: Hand) -> None:
-    text = "x" * (param.INLINE_TEXT + 1)
+    text, hand.hold = "x" * (param.INLINE_TEXT + 1), True
     box = hand.send(hand.host, "tokenize", text=text)
     assert not box.done
     hand.check()
@@ -179,6 +207,7 @@ def test_work_elsewhere_comes_back(hand: Hand) -> None:
 
 
 def test_work_elsewhere_that_nobody_wants_any_more_is_dropped(hand: Hand) -> None:
+    hand.hold = True
     box = hand.send(hand.host, "tokenize", text="x" * (param.INLINE_TEXT + 1))
     hand.cancel(box)
     assert box.fault is not None

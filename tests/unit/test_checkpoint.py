@@ -8,6 +8,8 @@ import os
 import struct
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from llmos.drivers import checkpoint as module
 from llmos.drivers import safetensors
 from llmos.drivers.checkpoint import Checkpoint, open_checkpoint
 from llmos.drivers.config import FAMILIES, config_from_hf, weight_shapes
+from llmos.drivers.gguf import GgufFile
 from llmos.drivers.safetensors import read_header, write_safetensors
 from llmos.kernel.errno import BadFormat, NoSpace, NotFound, NotPermitted, NotSupported
 
@@ -87,7 +90,7 @@ def test_quantized_gguf(kind: Kind, tmp_path: Path) -> None:
 def test_bf16_rounds_to_even_at_ties_and_keeps_signs() -> None:
     bits = np.array([0x3F808000, 0x3F818000, 0x3F808001, 0xBF808000, 0x00000000, 0x80000000, 0x00000001, 0x7F7F0000], dtype=np.uint32)
     expected = [0x3F80, 0x3F82, 0x3F81, 0xBF80, 0x0000, 0x8000, 0x0000, 0x7F7F]
-    assert module._bf16(bits.view(np.float32)).tolist() == expected
+    assert module.to_bf16(bits.view(np.float32)).tolist() == expected
 
 
 def test_derived_weights_are_made_once_and_again_when_the_file_changes(tmp_path: Path) -> None:
@@ -170,6 +173,55 @@ def test_a_cache_remembers_the_digest_until_the_files_change(tmp_path: Path, mon
     assert open_checkpoint(tmp_path / "m", tmp_path / "cache").digest == digest
     os.utime(tmp_path / "m/model.safetensors", ns=(1, 1))
     assert open_checkpoint(tmp_path / "m", tmp_path / "cache").digest == digest
+
+
+def test_threads_that_find_no_digest_at_once_all_remember_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_directory(tmp_path / "m")
+    both, replace = threading.Barrier(2), Path.replace
+
+    def slow(path: Path, target: Path) -> Path:
+        both.wait(10)  # both have written, neither has moved
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", slow)
+    with ThreadPoolExecutor(2) as threads:
+        found = [threads.submit(lambda: open_checkpoint(tmp_path / "m", tmp_path / "cache").digest) for _ in range(2)]
+        assert found[0].result() == found[1].result()
+    assert [file.name for file in (tmp_path / "cache").iterdir()] == ["digest.json"]
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "directory"])
+def test_files_that_keep_one_waiting_or_never_end(file: str, kind: str, tmp_path: Path) -> None:
+    write_directory(tmp_path / "m")
+    path = tmp_path / "m" / file
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.mkdir()
+    with pytest.raises((BadFormat, NotPermitted), match=file):
+        open_checkpoint(tmp_path / "m")
+
+
+def test_a_text_file_at_its_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_TEXT_FILE", 10)
+    (tmp_path / "a").write_text("a" * 10)
+    assert module.read_text(tmp_path / "a") == "a" * 10
+    (tmp_path / "a").write_text("a" * 11)
+    with pytest.raises(BadFormat, match="larger than 10"):
+        module.read_text(tmp_path / "a")
+
+
+def test_gguf_frequencies_are_not_read_before_their_number_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_from_hf(config_json())
+    weights = random_weights(config)
+    write_gguf(tmp_path / "a.gguf", {**weights, "rope_freqs.weight": np.ones(module.MAX_FREQUENCIES + 1, np.float32)}, config)
+    monkeypatch.setattr(GgufFile, "rows", lambda *_: pytest.fail("read"))
+    with pytest.raises(BadFormat, match="rope_freqs"):
+        open_checkpoint(tmp_path / "a.gguf")
 
 
 def test_old_and_tied_extras_are_ignored_and_others_refused(tmp_path: Path) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +12,8 @@ from hypothesis import strategies as st
 from tiny import CHATML
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from llmos.drivers import sandbox
-from llmos.drivers.sandbox import Sandbox
 from llmos.drivers.template import PLAIN, ChatTemplate
-from llmos.kernel.errno import BadFormat, Fault, InvalidArgument, NotSupported
+from llmos.kernel.errno import InvalidArgument, NotSupported
 
 SPECIALS = [
     "<s>",
@@ -217,135 +213,11 @@ def test_a_template_that_rewrites_or_drops_the_past() -> None:
         counting.added([message("user", "a"), message("user", "b")], 1, True)
 
 
-# --- the sandbox
-
-
-def fast() -> float:
-    """A clock that runs five times as fast, so that what takes too long takes a second here."""
-    return time.monotonic() * 5
-
-
-def render(source: str, clock: Any = fast, **variables: Any) -> str:
-    box = Sandbox(clock, lambda: datetime(2024, 5, 6))
-    return box.render(box.compile_chat(source), variables, 0)
-
-
-@pytest.mark.parametrize(
-    ("source", "expected"),
-    [
-        ("{% for x in y %}{{ x }}{% if loop.last %}.{% endif %}{% endfor %}", "12."),
-        ("{% for x in y %}{% if x == 1 %}{% continue %}{% endif %}{{ x }}{% break %}{% endfor %}", "2"),
-        ("{% generation %}a{{ y|length }}{% endgeneration %}b", "a2b"),
-        ("{{ {'a': 'é<b>', 'n': none, 't': true}|tojson }}", '{"a": "é<b>", "n": null, "t": true}'),
-        ("{{ [1, 2]|tojson(indent=2) }}", "[\n  1,\n  2\n]"),
-        ("{% set ns = namespace(x='') %}{% for i in range(3) %}{% set ns.x = ns.x ~ i %}{% endfor %}{{ ns.x }}", "012"),
-        ("{% macro f(x) %}<{{ x }}>{% endmacro %}{{ f(1) ~ f('a') }}", "<1><a>"),
-        ("{{ 'a-b'.split('-')|join('+') }}{{ ','.join(['x', 'y']) }}{{ 'aXa'.replace('a', 'bb', 1) }}{{ 'abc'[::-1] }}", "a+bx,ybbXacba"),
-        ("{{ strftime_now('%d %b %Y') }}", "06 May 2024"),
-        ("{{ none }}{{ missing }}{{ 3 // 2 + 2 ** 3 - 1 }}{{ 'ab' * 2 }}{{ [1] + [2] }}", "None8abab[1, 2]"),
-        ("{{ dict(a=1)['a'] }}{{ 'a\nb'|indent(2) }}{{ ' x '|trim|upper }}", "1a\n  bX"),
-        ("{%- if y is defined and y is iterable and 'a' is string %}\n  yes\n{%- endif %}", "  yes"),
-        ("{{ y|map('string')|list }}{{ [{'r': 1}]|selectattr('r', 'equalto', 1)|list|length }}", "['1', '2']1"),
-    ],
-)
-def test_what_templates_use_works(source: str, expected: str) -> None:
-    assert render(source, y=[1, 2]) == expected
-
-
-def growing(step: str, after: str = "", start: str = "'aa'") -> str:
-    return "{% set ns = namespace(x=" + start + ") %}{% for i in range(60) %}" + step + "{% endfor %}" + after
-
-
-NESTED = ("{% set ns.x = [ns.x, ns.x] %}", "[1]")
-HOSTILE = {
-    "loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
-    "loops without a body": "{% for a in range(1000) %}{% for b in range(99999) if false %}{% endfor %}"
-    "{% for b in range(999) %}{% endfor %}{% endfor %}",
-    "a huge range": "{% for a in range(10 ** 9) %}{% endfor %}",
-    "text * number": "{{ 'a' * 10 ** 10 }}",
-    "number * text": "{{ 10 ** 10 * 'a' }}",
-    "list * number": "{{ ([1] * 10 ** 10)|length }}",
-    "power": "{{ 10 ** (10 ** 5) }}",
-    "huge factors": growing("{% set ns.x = ns.x * ns.x %}", "{{ ns.x }}", "7"),
-    "doubling by ~": growing("{% set ns.x = ns.x ~ ns.x %}"),
-    "doubling by +": growing("{% set ns.x = ns.x + ns.x %}"),
-    "doubling lists": growing("{% set ns.x = ns.x + ns.x %}", "", "[1]"),
-    "doubling by join": growing("{% set ns.x = [ns.x, ns.x]|join %}"),
-    "doubling by str.join": growing("{% set ns.x = 'x'.join([ns.x, ns.x]) %}"),
-    "doubling by set": growing("{% set y %}{{ ns.x }}{{ ns.x }}{% endset %}{% set ns.x = y %}"),
-    "doubling by replace": growing("{% set ns.x = ns.x|replace('a', 'aa') %}"),
-    "doubling by str.replace": growing("{% set ns.x = ns.x.replace('a', 'aa') %}"),
-    "nested lists printed": growing(NESTED[0], "{{ ns.x }}", NESTED[1]),
-    "nested lists to JSON": growing(NESTED[0], "{{ ns.x|tojson }}", NESTED[1]),
-    "nested lists to text": growing(NESTED[0], "{{ ns.x|string }}", NESTED[1]),
-    "much output": "{% for i in range(99999) %}{{ 'aaaaaaaaaaaaaaaa' * 16 }}{% endfor %}",
-    "indent": "{{ 'a'|indent(10 ** 10, first=true) }}",
-    "indent JSON": "{{ [1]|tojson(indent=10 ** 9) }}",
-    "padding": "{{ 'a'.ljust(10 ** 10) }}",
-    "zfill": "{{ 'a'.zfill(10 ** 10) }}",
-    "tabs": "{{ '\t'.expandtabs(10 ** 10) }}",
-    "format method": "{{ '{:>9999999999}'.format(1) }}",
-    "format_map": "{{ '{a}'.format_map({'a': 1}) }}",
-    "format operator": "{{ '%9999999999d' % 1 }}",
-    "dates": "{{ strftime_now('%0999999999d') }}",
-    "recursion": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
-    "wide recursion": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
-    "dunder": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
-    "dunder by filter": "{{ ((''|attr('__class__'))|attr('__mro__'))[1] }}",
-    "globals of a function": "{{ raise_exception.__globals__['os'].system('true') }}",
-    "globals of a class": "{{ cycler.__init__.__globals__.os }}",
-    "environment": "{{ self.__init__ }}{{ self._TemplateReference__context.environment.globals.x }}",
-    "namespace dunder": "{% set ns = namespace(__class__=1) %}",
-    "namespace dunder later": "{% set ns = namespace() %}{% set ns.__class__ = 1 %}",
-    "mutation": "{{ messages.append(1) }}",
-    "include": "{% include '/etc/passwd' %}",
-    "import": "{% from '/etc/passwd' import x %}",
-    "extends": "{% extends '/etc/passwd' %}",
-    "division": "{{ 1 // 0 }}",
-    "undefined": "{{ a.b.c }}",
-    "types": "{{ 'a' + 1 }}",
-    "not callable": "{{ 'a'() }}",
-    "unknown filter": "{{ 'a'|center(10) }}",
-    "unknown test": "{{ 'a' is nonsense }}",
-    "unknown tag": "{% system %}",
-    "half a tag": "{% for x in",
-    "deep parentheses": "{{ " + "(" * 20_000 + "1" + ")" * 20_000 + " }}",
-    "deep blocks": "{% if 1 %}" * 500 + "{% endif %}" * 500,
-    "deep loops": "{% for a in [1] %}" * 60 + "{% endfor %}" * 60,
-    "long": "a" * (sandbox.MAX_SOURCE + 1),
-}
-
-
-@pytest.mark.parametrize("attack", HOSTILE)
-def test_hostile_templates_end_soon_in_a_fault(attack: str) -> None:
-    began = time.process_time()
-    try:
-        text = render(HOSTILE[attack], messages=[])
-    except (InvalidArgument, BadFormat) as fault:
-        words = str(fault)
-    else:
-        pytest.fail(f"{attack} rendered: {text[:100]}")
-    assert len(words) < 400
-    assert time.process_time() - began < 15
-
-
-def test_a_template_that_takes_too_long() -> None:
-    ticks = iter(range(10_000))
-    with pytest.raises(InvalidArgument, match="longer than"):
-        render("{% for a in range(99) %}{% endfor %}", lambda: next(ticks))
-
-
-def test_a_source_at_its_bound() -> None:
-    assert len(render("a" * sandbox.MAX_SOURCE)) == sandbox.MAX_SOURCE
-
-
-@settings(deadline=None)
-@given(st.text(alphabet="{}%| '\"()[].,:=-+~*abcfiorn_x0123456789\n", max_size=60))
-def test_any_template_renders_or_is_refused(source: str) -> None:
-    try:
-        render(source, a=[1], b="x")
-    except Fault:
-        pass
+def test_a_long_conversation_is_within_the_budget() -> None:
+    messages = [message("user" if number % 2 == 0 else "assistant", "word " * 20) for number in range(4096)]
+    for name in ("llama3", "qwen3", "mistral", "chatml"):
+        rendered = text_of(chat(name).added(messages, 0, True)[1])
+        assert rendered == theirs(name, messages, True)
 
 
 def test_input_is_never_a_template() -> None:

@@ -16,6 +16,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import LlamaTokenizer, PreTrainedTokenizerFast
 
 from llmos.drivers import tokenizer as module
+from llmos.drivers import vocabulary as module_of_vocabulary
 from llmos.drivers.config import config_from_hf
 from llmos.drivers.tokenizer import Tokenizer as Ours
 from llmos.drivers.tokenizer import load_text
@@ -353,6 +354,31 @@ def test_text_that_is_no_unicode(pair: tuple[Ours, PreTrainedTokenizerFast]) -> 
             ours.encode(text)
         with pytest.raises(InvalidArgument, match="surrogate"):
             ours.chat([{"role": "user", "content": text}])
+
+
+@pytest.mark.parametrize("text", ["a" * 30, "<|im_end|>" + "a" * 30])
+def test_a_regular_expression_that_gives_up_is_a_fault(text: str) -> None:
+    """The library panics then, with what is no Exception."""
+    description = json.loads(byte_level().to_str())
+    description["pre_tokenizer"] = {"type": "Split", "pattern": {"Regex": "(a+)+c"}, "behavior": "Isolated", "invert": False}
+    ours = Ours(description, {})
+    for encode in (ours.encode, lambda text: ours.chat([{"role": "user", "content": text}])):
+        with pytest.raises(InvalidArgument, match="gives up on this text"):
+            encode(text)
+    assert ours.decode(ours.encode("fox")) == "fox"
+
+
+def test_vocabularies_with_merges_beyond_number() -> None:
+    words = ["a" * length for length in range(1, module_of_vocabulary.MAX_TOKEN_LENGTH + 1)]
+    metadata = {
+        "tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": ["<unk>", *words],
+        "tokenizer.ggml.scores": [0.0] * (len(words) + 1), "tokenizer.ggml.token_type": [2] + [1] * len(words),
+    }  # fmt: skip
+    with pytest.raises(BadFormat, match="merged in more"):
+        from_gguf(metadata)
+    metadata["tokenizer.ggml.tokens"][-1] += "a"
+    with pytest.raises(BadFormat, match="too long"):
+        from_gguf(metadata)
 
 
 def test_a_long_word_is_no_attack(pair: tuple[Ours, PreTrainedTokenizerFast], spm: tuple[Ours, LlamaTokenizer]) -> None:

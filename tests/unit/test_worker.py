@@ -16,6 +16,10 @@ from llmos.kernel.errno import DeviceFailed, Fault, NotFound, Panic
 DEADLINE = 10.0
 
 
+class RustPanicked(BaseException):
+    """Not an Exception, as pyo3's."""
+
+
 class Moody:
     """Fails in every way a driver can, by the number of the step."""
 
@@ -29,6 +33,8 @@ class Moody:
             raise RuntimeError("CUDA error: or something like it")
         if step.number == 3:
             raise MemoryError
+        if step.number == 4:
+            raise RustPanicked("a library in Rust")
         if step.number == 9:
             raise Panic("broken")
         return Outcome(step.number, ())
@@ -67,16 +73,17 @@ def started(worker: Worker[Made], posts: SimpleQueue[Callable[[], None]]) -> Mad
 def test_steps_are_answered_in_order_and_failures_do_not_end_it(worker: Worker[Made], posts: SimpleQueue[Callable[[], None]]) -> None:
     made = started(worker, posts)
     answers: list[Retired] = []
-    for number in range(5):
+    for number in range(6):
         worker.submit(Step(number, ()), answers.append)
-    for _ in range(5):
+    for _ in range(6):
         posts.get(timeout=DEADLINE)()
-    assert [answer.number for answer in answers] == [0, 1, 2, 3, 4]
-    assert [isinstance(answer, StepFailed) for answer in answers] == [False, True, True, True, False]
+    assert [answer.number for answer in answers] == [0, 1, 2, 3, 4, 5]
+    assert [isinstance(answer, StepFailed) for answer in answers] == [False, True, True, True, True, False]
     assert [answer.reason for answer in answers if isinstance(answer, StepFailed)] == [
         "out of order",
         "RuntimeError: CUDA error: or something like it",
         "MemoryError: ",
+        "RustPanicked: a library in Rust",
     ]
     assert worker.close(DEADLINE)
     assert made.device.closed
@@ -91,10 +98,14 @@ def test_a_panic_is_raised_on_the_kernels_thread(worker: Worker[Made], posts: Si
 
 @pytest.mark.parametrize(
     ("error", "kind", "message"),
-    [(NotFound("no such file"), NotFound, "no such file"), (ValueError("bad"), DeviceFailed, "ValueError: bad")],
+    [
+        (NotFound("no such file"), NotFound, "no such file"),
+        (ValueError("bad"), DeviceFailed, "ValueError: bad"),
+        (RustPanicked("bad"), DeviceFailed, "RustPanicked: bad"),
+    ],
 )
 def test_a_load_that_fails_is_told(
-    worker: Worker[Made], posts: SimpleQueue[Callable[[], None]], error: Exception, kind: type[Fault], message: str
+    worker: Worker[Made], posts: SimpleQueue[Callable[[], None]], error: BaseException, kind: type[Fault], message: str
 ) -> None:
     def load() -> Made:
         raise error
