@@ -28,6 +28,7 @@ from llmos.syscalls.abi import (
     Arguments,
     BadFormat,
     ClassName,
+    InvalidArgument,
     Limits,
     LimitsArguments,
     Model,
@@ -76,7 +77,7 @@ class AgentFile:
     nice: int | None = None
     max_turns: int | None = None
     separator: str = "\n"
-    """Written after each reply."""
+    """Written after each reply. No reply holds one that is a control character other than a newline or tab: see prompt.py."""
     limits: Limits = field(default_factory=Limits)
     sampling: dict[str, Any] = field(default_factory=dict)
     """Arguments of generate."""
@@ -92,6 +93,10 @@ def parse(text: str, name: str, source: str) -> AgentFile:
         words = re.sub(r"\s*\(at .*\)$", "", str(error))
         line = where[1] if where else str(text.count("\n") + 1)
         raise BadFormat(f"{source}, line {line}: this is not TOML: {words}") from None
+    except ValueError:  # what Python says of an integer with thousands of digits
+        raise BadFormat(f"{source}: a number in it has too many digits") from None
+    except RecursionError:
+        raise BadFormat(f"{source}: lists or tables in it are nested too deeply") from None
     try:
         found = _File.model_validate(raw)
     except ValidationError as error:
@@ -183,19 +188,39 @@ def load(path: Path) -> AgentFile:
 
 def find(name: str, folders: Iterable[Path]) -> AgentFile:
     """The agent `name` in the first folder that has it; a name that ends in .toml or holds a slash is a path."""
+    if not isinstance(name, str) or not name.isprintable():
+        shown = repr(name[:64]) if isinstance(name, str) else f"a {type(name).__name__}"
+        raise InvalidArgument(f"an agent's name is text without control characters, not {shown}")
     if name.endswith(".toml") or "/" in name:
-        return load(Path(name).expanduser())
+        try:
+            return load(Path(name).expanduser())
+        except RuntimeError as error:  # there is no such person
+            raise NotFound(f"there is no agent file {name[:80]}: {error}") from None
     folders = list(folders)
     for folder in folders:
         path = folder / f"{name}.toml"
-        if path.is_file():
+        if _is_file(path):
             return load(path)
     known = names(folders)
-    near = get_close_matches(name, known, n=1)
+    near = get_close_matches(name[:64], known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known) or 'none'}"
     raise NotFound(f"there is no agent {name[:64]!r} in {', '.join(map(str, folders))}; {hint}")
 
 
 def names(folders: Iterable[Path]) -> list[str]:
     """The agents that `find` finds by name, in order of the alphabet."""
-    return sorted({path.stem for folder in folders if folder.is_dir() for path in folder.glob("*.toml")})
+    found: set[str] = set()
+    for folder in folders:
+        try:
+            found.update(path.stem for path in folder.glob("*.toml") if _is_file(path))
+        except OSError:  # there is no such folder, or it is not ours to look into
+            continue
+    return sorted(found)
+
+
+def _is_file(path: Path) -> bool:
+    """False also where a name is too long for a file's, or a folder is not ours to look into."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False

@@ -15,6 +15,7 @@ from typing import Any
 
 from llmos.syscalls.abi import ContextInfo, Fault, InvalidArgument, Reply
 
+from .arguments import listed, messages_of
 from .generation import Generation
 from .port import Port
 
@@ -36,10 +37,10 @@ def content(
     if kinds > 1:
         raise InvalidArgument("add one thing at a time: user, assistant, system, tool, messages, text or tokens")
     if given or messages is not None:
-        return {"messages": given or [dict(message) for message in messages or ()]}
+        return {"messages": given or messages_of(messages)}
     if text is not None:
         return {"text": text}
-    return {} if tokens is None else {"tokens": list(tokens)}
+    return {} if tokens is None else {"tokens": listed(tokens, "tokens")}
 
 
 class Context:
@@ -123,8 +124,8 @@ class Context:
             "min_p": min_p,
             "repetition_penalty": repetition_penalty,
             "seed": seed,
-            "stop": [stop] if isinstance(stop, str) else list(stop),
-            "stop_ids": list(stop_ids),
+            "stop": listed(stop, "stop"),
+            "stop_ids": listed(stop_ids, "stop_ids"),
             "ignore_stop": ignore_stop,
             "logprobs": logprobs,
         }

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
-from llmos.syscalls.abi import Fault, Panic, Piece, Request, ShutDown
+from llmos.syscalls.abi import Fault, Panic, Piece, Request, ShutDown, param
 
 MAX_PIECES = 256
 """Pieces of one stream that wait for their reader."""
@@ -224,7 +224,7 @@ class Port:
         elif trail.task != task:
             path = f"{trail.path}.{trail.children}"
             trail.children += 1
-            trail = _Trail(pid, task, path[-256:])
+            trail = _Trail(pid, task, path[-param.MAX_PATH :])
             _TRAIL.set(trail)
         sequence = trail.calls
         trail.calls += 1

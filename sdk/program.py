@@ -4,11 +4,14 @@
                       | raises: exit(1, traceback), one line on stderr      | the kernel says it died: the task is cancelled
 
 A program ends with its process and a process with its program, whichever is first. The value it returned stays here until
-its parent collects it, or nobody can any more. Knows nothing of what a program does.
+its parent collects it, or nobody can any more. Whatever a program raises, and whatever the text of that raises in turn, ends
+this program only. Knows nothing of what a program does.
 """
 
 from __future__ import annotations
 
+import asyncio
+import math
 import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -17,7 +20,7 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup
 
-from llmos.syscalls.abi import BrokenPipe, Fault, Interrupted, QuotaExceeded, param
+from llmos.syscalls.abi import BrokenPipe, Fault, Interrupted, Panic, QuotaExceeded, param
 
 from .port import Port, ignore
 from .prompt import State
@@ -25,6 +28,8 @@ from .stream import End, Writer
 
 STATUSES: dict[type[Fault], int] = {Interrupted: 128 + 15, BrokenPipe: 128 + 13, QuotaExceeded: 128 + 24}
 """Exit status of a program that ends by one of these faults: 128 and the signal that it stands for."""
+ENDS_ALL = (Panic, KeyboardInterrupt, GeneratorExit)
+"""What is raised to end the whole system, or the loop, and not by the program that it comes through."""
 INIT = 1
 
 
@@ -84,11 +89,11 @@ class Programs:
         """Hold the other ends of a child's streams until it is waited for: a child that nobody looks at may still write."""
         self._kept[pid] = ends
 
-    def feed(self, writer: Writer, data: str | bytes) -> None:
+    def feed(self, writer: Writer, data: bytes) -> None:
         """Write all of `data` in the background, then close."""
         self._tasks.start_soon(self._feed, writer, data)
 
-    async def _feed(self, writer: Writer, data: str | bytes) -> None:
+    async def _feed(self, writer: Writer, data: bytes) -> None:
         try:
             await writer.write(data)
         except Fault:  # its reader has ended, or its writer's process has: nobody misses the rest
@@ -129,10 +134,10 @@ class Programs:
         with attached.scope:
             try:
                 attached.value = await body()
-            except SystemExit as leave:
-                status, reason = _status(leave)
-            except Exception as error:  # noqa: BLE001 - a program may raise anything: its exit status says so
-                status, reason = _failure(error, plain=attached.plain)
+            except BaseException as error:
+                if _ends_all(error):
+                    raise
+                status, reason = _outcome(error, plain=attached.plain)
         attached.finished = True
         self.running -= 1
         if not self.running:
@@ -147,15 +152,32 @@ class Programs:
 
     def _end(self, attached: Attached, status: int, reason: str) -> None:
         """Tell the kernel. Not waited for: a program that is over must not hold up the end of its loop."""
-        reason = reason.encode(errors="backslashreplace").decode()  # lone surrogates are no text
-        if reason:
+        if reason and status != STATUSES[Interrupted]:  # who sent TERM knows; what ends by it has nothing to say of it
             line = f"{attached.name} (pid {attached.pid}): {reason.rstrip().rpartition(chr(10))[2]}\n"
-            data = line.encode()[:4096]
-            _, slot = self._port.request(attached.pid, "write", {"pipe": attached.stderr, "data": data})
-            slot.future.add_done_callback(ignore)
+            for data in (b"", line.encode()[:4096]):  # a signal that is pending takes the place of one call: not of the line
+                _, slot = self._port.request(attached.pid, "write", {"pipe": attached.stderr, "data": data})
+                slot.future.add_done_callback(ignore)
         arguments = {"status": status, "reason": reason[-param.MAX_REASON :]}
         _, slot = self._port.request(attached.pid, "exit", arguments)
         slot.future.add_done_callback(ignore)
+
+
+def _ends_all(error: BaseException) -> bool:
+    """Whether more than one program is to end. A program that awaits a task which it has cancelled raises CancelledError of its own."""
+    if isinstance(error, asyncio.CancelledError):
+        return anyio.current_effective_deadline() == -math.inf  # its own scope, or one around all programs, is cancelled
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup(ENDS_ALL) is not None
+    return isinstance(error, ENDS_ALL)
+
+
+def _outcome(error: BaseException, *, plain: bool) -> tuple[int, str]:
+    """Exit status and reason of a program that raised. How that reads as text is the program's own code too, and may raise."""
+    try:
+        status, reason = _status(error) if isinstance(error, SystemExit) else _failure(error, plain=plain)
+        return status, reason.encode(errors="backslashreplace").decode()  # lone surrogates are no text
+    except BaseException as second:  # noqa: BLE001 - not even a SystemExit out of its `__str__` may keep its process alive
+        return 1, f"{type(error).__name__}, whose text cannot be had: {type(second).__name__}"
 
 
 def _status(leave: SystemExit) -> tuple[int, str]:
@@ -168,7 +190,7 @@ def _status(leave: SystemExit) -> tuple[int, str]:
     return 1, str(code)
 
 
-def _failure(error: Exception, *, plain: bool) -> tuple[int, str]:
+def _failure(error: BaseException, *, plain: bool) -> tuple[int, str]:
     """Exit status and reason of a program that raised."""
     cause: BaseException = error
     while isinstance(cause, BaseExceptionGroup) and len(cause.exceptions) == 1:  # what a task group makes of one error
@@ -179,7 +201,7 @@ def _failure(error: Exception, *, plain: bool) -> tuple[int, str]:
     return 1, str(cause) if plain and isinstance(cause, Fault) else _traceback(error)
 
 
-def _traceback(error: Exception) -> str:
+def _traceback(error: BaseException) -> str:
     """The traceback from the program's own frame on."""
     frames = error.__traceback__.tb_next if error.__traceback__ is not None else None
     return "".join(traceback.format_exception(type(error), error, frames))

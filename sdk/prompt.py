@@ -5,19 +5,29 @@
 All it knows is in an explicit `State`, changed only between calls, so that a running one can be forked: the kernel forks the
 process, the state is copied with the twin's contexts in it, and a second interpreter goes on from there. A call that was
 under way when the copy was made may have taken effect in part; the twin asks the kernel how far its context has come.
+
+A separator that is one control character, other than a newline or tab, is a mark for a program that reads the replies. A model
+may write that character too: in a reply U+FFFD stands for it, so that the mark is the end of a reply and nothing else is.
 """
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
+
+from llmos.syscalls.abi import TooLong, param
 
 from .agentfile import AgentFile
 from .context import Context
 
 if TYPE_CHECKING:
     from .process import Process
+
+
+REPLACEMENT = "\ufffd"
+"""REPLACEMENT CHARACTER."""
 
 
 class Stage(Enum):
@@ -89,11 +99,23 @@ async def _input(me: Process, state: State) -> str | None:
     if state.agent.input == "none":
         return ""
     if state.agent.input == "all":
-        return await me.stdin.read()
-    while line := await me.stdin.readline():
+        return await _whole(me)
+    while line := await me.stdin.readline(param.MAX_TEXT):
         if line.strip():
             return line.removesuffix("\n")
     return None
+
+
+async def _whole(me: Process) -> str:
+    """All of the input, as far as a message can hold it: an input without end must not fill the memory of the machine."""
+    parts: list[str] = []
+    length = 0
+    while piece := await me.stdin.read_some():
+        parts.append(piece)
+        length += len(piece)
+        if length > param.MAX_TEXT:
+            raise TooLong(f"the input has more than {param.MAX_TEXT} characters, the most that one message holds; give a part of it")
+    return "".join(parts)
 
 
 async def _reply(me: Process, context: Context, state: State) -> None:
@@ -110,5 +132,10 @@ async def _reply(me: Process, context: Context, state: State) -> None:
         arguments["max_tokens"] -= info.reply
         if arguments["max_tokens"] < 1:
             return
+    mark = state.agent.separator if _is_mark(state.agent.separator) else None
     async for piece in context.generate(**arguments):
-        await me.write(piece)
+        await me.write(piece if mark is None else piece.replace(mark, REPLACEMENT))
+
+
+def _is_mark(separator: str) -> bool:
+    return len(separator) == 1 and separator not in "\n\t" and unicodedata.category(separator) == "Cc"

@@ -2,7 +2,11 @@
 
 A Reader gives what was written, in order, until every writer has closed; then the end. A Writer waits while the pipe is full.
 Bytes in the pipe are UTF-8; half a character waits for its rest. A wait that is cancelled loses nothing: the read that was
-under way is taken up by the next one. An end that is dropped is closed.
+under way is taken up by the next one. One task at a time reads a Reader; a second gets TryAgain. An end that is dropped is closed.
+
+    pipe --read--> _bytes --decoder--> _text --> read, readline, async for          what is taken and not asked for yet waits
+                  |                       |
+                  +-----------------------+---> read_bytes
 """
 
 from __future__ import annotations
@@ -12,9 +16,13 @@ from codecs import getincrementaldecoder
 from collections.abc import AsyncIterator
 from typing import Any
 
-from llmos.syscalls.abi import BadHandle, Fault, Request, param
+from llmos.syscalls.abi import BadHandle, Fault, InvalidArgument, Request, TooLong, TryAgain, param
 
+from .arguments import encoded
 from .port import Port, ignore
+
+PIECE = 65_536
+"""Bytes of a pipe that are asked for at once."""
 
 
 class End:
@@ -45,6 +53,13 @@ class End:
         self._demand_open()
         await self._port.call(self.pid, "share_pipe", pipe=self.pipe, read=self._reads, write=not self._reads)
 
+    def let_go(self) -> None:
+        """Give up this end without waiting."""
+        if self._open:
+            self._open = False
+            _, slot = self._port.request(self.pid, "close_pipe", {"pipe": self.pipe, "read": self._reads, "write": not self._reads})
+            slot.future.add_done_callback(ignore)
+
     def forget(self) -> None:
         """The kernel has closed it already."""
         self._open = False
@@ -61,14 +76,34 @@ class Reader(End):
     def __init__(self, port: Port, pid: int, pipe: int) -> None:
         super().__init__(port, pid, pipe, reads=True)
         self._decoder = getincrementaldecoder("utf-8")(errors="replace")
-        self._text = ""
-        self._ended = False
+        self._bytes, self._text = b"", ""
+        self._ended = self._busy = False
         self._request: tuple[Request, asyncio.Future[Any]] | None = None
 
-    async def read_bytes(self, most: int = 65_536) -> bytes:
+    async def read_bytes(self, most: int = PIECE) -> bytes:
         """What is there, at most `most` bytes, waiting while there is nothing; empty at the end."""
-        if self._ended:
-            return b""
+        if not isinstance(most, int) or not 1 <= most <= param.MAX_BYTES:
+            raise InvalidArgument(f"read_bytes: most must be a number of bytes from 1 to {param.MAX_BYTES}")
+        if not self._busy:  # what was read as text and is left over comes first
+            half, _ = self._decoder.getstate()
+            self._decoder.reset()
+            self._bytes, self._text = self._text.encode() + half + self._bytes, ""
+        return await self._take(most)
+
+    async def _take(self, most: int) -> bytes:
+        if self._busy:
+            raise TryAgain("another task reads this end of the pipe: let one task read it, or share() it")
+        if not self._bytes and not self._ended:
+            self._busy = True
+            try:
+                self._bytes = await self._fetch(most)
+            finally:
+                self._busy = False
+        data, self._bytes = self._bytes[:most], self._bytes[most:]
+        return data
+
+    async def _fetch(self, most: int) -> bytes:
+        """Ask the pipe, or go on with what was asked by a wait that was cancelled: that may bring more than `most`."""
         if self._request is None:
             self._demand_open()
             request, slot = self._port.request(self.pid, "read", {"pipe": self.pipe, "most": most})
@@ -77,9 +112,10 @@ class Reader(End):
         future = self._request[1]
         try:
             data: bytes = (await asyncio.shield(future)).data
-        finally:
-            if future.done():
-                self._request = None
+        except Fault:
+            self._request = None
+            raise
+        self._request = None  # and not when the wait is cancelled, not even if the answer is there already: it would be lost
         if not data:
             self._ended = True
             await self.close()
@@ -90,31 +126,40 @@ class Reader(End):
         if self._text:
             text, self._text = self._text, ""
             return text
-        while not self._ended:
-            data = await self.read_bytes()
-            text = self._decoder.decode(data, final=not data)
-            if text:
+        while self._bytes or not self._ended:
+            if text := self._decoder.decode(await self._take(PIECE)):
                 return text
-        return ""
+        return self._decoder.decode(b"", final=True)
 
     async def read(self) -> str:
         """Everything up to the end."""
         parts = []
-        while piece := await self.read_some():
-            parts.append(piece)
+        try:
+            while piece := await self.read_some():
+                parts.append(piece)
+        except BaseException:
+            self._text = "".join(parts)  # nothing is lost to a wait that was cancelled
+            raise
         return "".join(parts)
 
-    async def readline(self) -> str:
-        """The next line with its newline; without one at the end of the file; empty after that."""
+    async def readline(self, most: int | None = None) -> str:
+        """The next line with its newline; without one at the end of the file; empty after that.
+
+        Raises TooLong as soon as the line has more than `most` characters; what was read of it is lost.
+        """
         parts: list[str] = []
+        length = 0
         while True:
             try:
                 piece = await self.read_some()
             except BaseException:
-                self._text = "".join(parts)  # nothing is lost to a wait that was cancelled
+                self._text = "".join(parts)  # as in read
                 raise
             before, newline, after = piece.partition("\n")
             parts.append(before + newline)
+            length += len(before)
+            if most is not None and length > most:
+                raise TooLong(f"a line of the input has more than {most} characters; break it up")
             if newline or not piece:
                 self._text = after
                 return "".join(parts)
@@ -155,7 +200,7 @@ class Writer(End):
     async def write(self, text: str | bytes) -> None:
         """Write all of it, waiting while the pipe is full. Raises BrokenPipe when nobody is left to read."""
         self._demand_open()
-        data = text.encode() if isinstance(text, str) else bytes(text)
+        data = encoded(text, "what is written")
         for start in range(0, len(data), param.MAX_BYTES):
             await self._port.call(self.pid, "write", pipe=self.pipe, data=data[start : start + param.MAX_BYTES])
 

@@ -19,6 +19,8 @@ from typing import Any
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from llmos.syscalls.abi import NotSupported, ShutDown
+
 from .child import Child
 from .context import Context
 from .generation import Generation
@@ -40,13 +42,13 @@ class Blocking:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        value = self._portal.call(getattr, self._inner, name)
+        value = _call(self._portal, getattr, self._inner, name)
         if not callable(value) or isinstance(value, _WRAPPED):
             return _wrap(self._portal, value)
 
         @wraps(value)
         def method(*args: Any, **kwargs: Any) -> Any:
-            return _wrap(self._portal, self._portal.call(_result, value, args, kwargs))
+            return _wrap(self._portal, _call(self._portal, _result, value, args, kwargs))
 
         return method
 
@@ -55,7 +57,7 @@ class Blocking:
 
     def result(self) -> Any:
         """Wait for the end of something that can be awaited, such as a generation."""
-        return _wrap(self._portal, self._portal.call(_await, self._inner))
+        return _wrap(self._portal, _call(self._portal, _await, self._inner))
 
     def __enter__(self) -> Blocking:
         return self
@@ -65,6 +67,17 @@ class Blocking:
 
     def __repr__(self) -> str:
         return f"<sync {self._inner!r}>"
+
+
+def _call(portal: BlockingPortal, function: Callable[..., Any], *args: Any) -> Any:
+    """Run on the loop's thread and wait. Raises ShutDown if that has ended, NotSupported where it would wait for itself."""
+    try:
+        future = portal.start_task_soon(function, *args)
+    except RuntimeError as error:
+        if "not running" in str(error):
+            raise ShutDown("the system has shut down; boot it again") from None
+        raise NotSupported("a program is async and must not wait for its own loop; use the Process that it is given, and await") from None
+    return future.result()
 
 
 async def _result(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -91,16 +104,19 @@ def _wrap(portal: BlockingPortal, value: Any) -> Any:
 
 def _iterate(portal: BlockingPortal, source: AsyncIterable[Any]) -> Iterator[Any]:
     """Items as they come. Left early, the source is dropped on its own thread, which is what stops a generation."""
-    holder = [portal.call(aiter, source)]
+    holder = [_call(portal, aiter, source)]
     try:
         while True:
             try:
-                item = portal.call(_next, holder[0])
+                item = _call(portal, _next, holder[0])
             except StopAsyncIteration:
                 return
             yield _wrap(portal, item)
     finally:
-        portal.call(holder.clear)
+        try:
+            _call(portal, holder.clear)
+        except ShutDown:  # it went with the system
+            pass
 
 
 async def _next(iterator: Any) -> Any:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import traceback
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import asdict
 from functools import partial
 from inspect import iscoroutinefunction
 from pathlib import Path
@@ -19,9 +19,11 @@ import anyio
 import anyio.to_thread
 
 from llmos.syscalls.abi import (
+    BadFormat,
     ContextInfo,
     ExitRecord,
     Explanation,
+    Forked,
     InvalidArgument,
     Limits,
     ModelInfo,
@@ -29,7 +31,9 @@ from llmos.syscalls.abi import (
     NotFound,
     NotPermitted,
     NotSupported,
+    PipeHandle,
     ProcessInfo,
+    ProcessList,
     Spawned,
     SystemStatistics,
     param,
@@ -37,6 +41,7 @@ from llmos.syscalls.abi import (
 
 from . import agentfile, prompt
 from .agentfile import AgentFile
+from .arguments import demand_name, encoded, limits_of, listed, words_of
 from .child import Child, Exit, exit_of, signal_name
 from .context import Context
 from .port import Port, ignore
@@ -87,30 +92,48 @@ class System:
         """
         resolved = await self._resolve(program)
         agent = resolved if isinstance(resolved, AgentFile) else None
-        ends: dict[str, Reader | Writer] = {}
-        for key, end in (("stdin", stdin), ("stdout", stdout), ("stderr", stderr)):
-            if isinstance(end, Reader | Writer):
-                ends[key] = end
+        text = None if stdin is None or isinstance(stdin, Reader) else encoded(stdin, "stdin")
+        ends = _ends(stdin, stdout, stderr)
+        demand_name(model, "model")
+        given = None if agent is None else words_of(args)
         if limits is None:
             limits = agent.limits if agent is not None else Limits()
-        if not isinstance(limits, Limits):
-            raise InvalidArgument(f"limits must be llmos.Limits(...), not a {type(limits).__name__}")
         arguments = {
             "name": _name(resolved) if name is None else name,
-            "limits": asdict(limits),
-            "capabilities": [capabilities] if isinstance(capabilities, str) else capabilities and list(capabilities),
+            "limits": limits_of(limits),
+            "capabilities": None if capabilities is None else listed(capabilities, "capabilities"),
             **{key: end.pipe for key, end in ends.items()},
         }
-        with anyio.CancelScope(shield=True):  # a child that is born must not be lost
-            streams = await self._spawn(agent, nice, cls, arguments)
-            child = Child(self._port, self.pid, self._programs, streams)
-            self._programs.keep(child.pid, (child.stdin, child.stdout, child.stderr))
-            self._run(resolved, args, streams, name or _name(resolved), model)
-            for end in ends.values():
-                await end.close()
-        if isinstance(stdin, str | bytes) and child.stdin is not None:
-            self._programs.feed(child.stdin, stdin)
+        streams = await self._spawn(agent, nice, cls, arguments)
+        # From here on nothing waits, so that no cancellation comes between a child that is born and the caller who is given it.
+        try:
+            if isinstance(resolved, AgentFile):
+                self._interpret(prompt.State(resolved, given, model or resolved.model or self.model), streams, name or resolved.name)
+            else:
+                self._start(resolved, args, streams, name or _name(resolved), model)
+        except BaseException:
+            self._take_back(streams)
+            raise
+        child = self._child(streams)
+        for end in ends.values():
+            end.let_go()
+        if text is not None and child.stdin is not None:
+            self._programs.feed(child.stdin, text)
         return child
+
+    def _child(self, streams: Spawned) -> Child:
+        child = Child(self._port, self.pid, self._programs, streams)
+        self._programs.keep(child.pid, (child.stdin, child.stdout, child.stderr))
+        return child
+
+    def _take_back(self, streams: Spawned) -> None:
+        """End a child that nobody will be given, and in which no program has begun."""
+        child = Child(self._port, self.pid, self._programs, streams)
+        for end in (child.stdin, child.stdout, child.stderr):
+            if end is not None:
+                end.let_go()
+        self._port.later(self.pid, "kill", {"pid": child.pid, "signal": "KILL"})
+        self._port.later(self.pid, "wait", {"pid": child.pid})
 
     async def _spawn(self, agent: AgentFile | None, nice: int | None, cls: str | None, arguments: dict[str, Any]) -> Spawned:
         """Make the process. What an agent's file says of its class and nice value holds as far as the caller may grant it."""
@@ -118,23 +141,17 @@ class System:
         if agent is not None:
             wishes = {"nice": agent.nice if nice is None else nice, "cls": agent.cls if cls is None else cls}
         try:
-            streams: Spawned = await self._call("spawn", **wishes, **arguments)
+            streams: Spawned = await self._port.claim(self.pid, "spawn", {**wishes, **arguments}, self._take_back)
         except NotPermitted:
             if wishes == {"nice": nice, "cls": cls}:
                 raise
-            streams = await self._call("spawn", nice=nice, cls=cls, **arguments)
+            streams = await self._port.claim(self.pid, "spawn", {"nice": nice, "cls": cls, **arguments}, self._take_back)
         return streams
 
-    def _run(
-        self, program: Callable[..., Awaitable[Any]] | AgentFile, args: tuple[Any, ...], streams: Spawned, name: str, model: str | None
-    ) -> None:
-        """Start a program in a process that has just been made."""
-        if isinstance(program, AgentFile):
-            given = " ".join(map(str, args)) if args else None
-            self._interpret(prompt.State(program, given, model or program.model or self.model), streams, name)
-        else:
-            me, attached = self._attach(streams, name, model or self.model, args)
-            self._programs.start(attached, partial(program, me, *args))
+    def _start(self, program: Callable[..., Awaitable[Any]], args: tuple[Any, ...], streams: Spawned, name: str, model: str | None) -> None:
+        """Start a Python program in a process that has just been made."""
+        me, attached = self._attach(streams, name, model or self.model, args)
+        self._programs.start(attached, partial(program, me, *args))
 
     def _interpret(self, state: prompt.State, streams: Spawned, name: str) -> None:
         me, attached = self._attach(streams, name, state.model, ())
@@ -163,6 +180,8 @@ class System:
 
         A Python program cannot be copied while it runs: NotSupported.
         """
+        if not isinstance(pid, int):
+            raise InvalidArgument(f"fork: pid must be an integer, not a {type(pid).__name__}")
         attached = self._programs.get(pid)
         if attached is None:
             raise NoSuchProcess(f"no program runs here as pid {pid}; see ps")
@@ -171,13 +190,14 @@ class System:
                 f"pid {pid} ({attached.name}) is a Python function and its variables cannot be copied while it runs; "
                 "agents (prompt programs) can be forked, and so can contexts"
             )
-        with anyio.CancelScope(shield=True):
-            snapshot = attached.state.snapshot()  # as the call leaves: the port keeps calls in order, see prompt.py
-            forked = await self._call("fork", pid=pid, name=name)
-            child = Child(self._port, self.pid, self._programs, forked.streams)
-            self._programs.keep(child.pid, (child.stdin, child.stdout, child.stderr))
+        snapshot = attached.state.snapshot()  # as the call leaves: the port keeps calls in order, see prompt.py
+        forked: Forked = await self._port.claim(self.pid, "fork", {"pid": pid, "name": name}, lambda late: self._take_back(late.streams))
+        try:
             self._interpret(snapshot.twin(forked.contexts), forked.streams, name or attached.name)
-        return child
+        except BaseException:
+            self._take_back(forked.streams)
+            raise
+        return self._child(forked.streams)
 
     async def wait(self, pid: int | None = None) -> Exit:
         """Sleep until a child has ended, any if none is named. Raises NoSuchChild if there is none."""
@@ -218,12 +238,17 @@ class System:
         await self._call("reclass", pid=pid, cls=cls)
 
     async def setlimits(self, pid: int, limits: Limits) -> None:
-        await self._call("setlimits", pid=pid, limits=asdict(limits))
+        await self._call("setlimits", pid=pid, limits=limits_of(limits))
 
     async def ps(self) -> list[ProcessInfo]:
-        """Every process, by pid."""
-        processes: list[ProcessInfo] = (await self._call("ps")).processes
-        return processes
+        """Every process, by pid. They come in pages, each as it stands when it is asked for."""
+        found: list[ProcessInfo] = []
+        more = True
+        while more:
+            page: ProcessList = await self._call("ps", after=found[-1].pid if found else 0)
+            found += page.processes
+            more = page.more
+        return found
 
     async def explain(self, pid: int) -> Explanation:
         """Where the wall time of a process went."""
@@ -234,7 +259,7 @@ class System:
 
     async def open(self, system: str | None = None, model: str | None = None) -> Context:
         """An empty context on a model, or one that begins with a system message. Loads the model if it is not loaded."""
-        info: ContextInfo = await self._port.claim(self.pid, "open", {"model": model or self.model}, self._close)
+        info: ContextInfo = await self._port.claim(self.pid, "open", {"model": self.model if model is None else model}, self._close)
         context = Context(self._port, self.pid, info)
         if system is not None:
             try:
@@ -254,19 +279,22 @@ class System:
 
     async def pipe(self, capacity: int = 65_536) -> tuple[Reader, Writer]:
         """A pipe, as its read end and its write end."""
-        with anyio.CancelScope(shield=True):  # it takes no time, and a pipe that is made must not be lost
-            number = (await self._call("pipe", capacity=capacity)).pipe
-        return Reader(self._port, self.pid, number), Writer(self._port, self.pid, number)
+        made: PipeHandle = await self._port.claim(self.pid, "pipe", {"capacity": capacity}, self._close_pipe)
+        return Reader(self._port, self.pid, made.pipe), Writer(self._port, self.pid, made.pipe)
+
+    def _close_pipe(self, made: PipeHandle) -> None:
+        """Close both ends of a pipe that nobody will use."""
+        self._port.later(self.pid, "close_pipe", {"pipe": made.pipe, "read": True, "write": True})
 
     # --- text
 
     async def tokenize(self, text: str, model: str | None = None) -> list[int]:
         """The token ids of a text, as plain text."""
-        tokens: list[int] = (await self._call("tokenize", text=text, model=model or self.model)).tokens
+        tokens: list[int] = (await self._call("tokenize", text=text, model=self.model if model is None else model)).tokens
         return tokens
 
     async def detokenize(self, tokens: Iterable[int], model: str | None = None) -> str:
-        text: str = (await self._call("detokenize", tokens=list(tokens), model=model or self.model)).text
+        text: str = (await self._call("detokenize", tokens=listed(tokens, "tokens"), model=self.model if model is None else model)).text
         return text
 
     # --- what there is
@@ -289,6 +317,19 @@ class System:
         return await anyio.to_thread.run_sync(agentfile.names, self._folders)
 
 
+def _ends(stdin: object, stdout: object, stderr: object) -> dict[str, Reader | Writer]:
+    """The ends of pipes among what was given for a child's streams."""
+    ends: dict[str, Reader | Writer] = {}
+    if isinstance(stdin, Reader):
+        ends["stdin"] = stdin
+    for key, end in (("stdout", stdout), ("stderr", stderr)):
+        if isinstance(end, Writer):
+            ends[key] = end
+        elif end is not None:
+            raise InvalidArgument(f"{key} must be the write end of a pipe, not a {type(end).__name__}; make one with pipe()")
+    return ends
+
+
 def _name(program: Any) -> str:
     """A process's name from its program."""
     if isinstance(program, AgentFile):
@@ -307,8 +348,11 @@ def _import(reference: str) -> Callable[..., Awaitable[Any]]:
     module, _, name = reference.partition(":")
     try:
         program = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise NotFound(f"there is no program {reference!r}: {error}") from None
+    except Exception as error:
+        raised = traceback.format_exception_only(error)[-1].strip()
+        raise BadFormat(f"there is no program {reference!r}: importing {module} raised {raised}") from error
     if not _is_async(program):
         raise InvalidArgument(f"{reference} is not a program: it is not an async function")
     return program  # type: ignore[no-any-return]

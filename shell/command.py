@@ -24,6 +24,7 @@ examples:
   llmos pull smollm2                  get a model by name
   llmos pull hf:Qwen/Qwen2.5-0.5B-Instruct
   llmos pull ~/models/tiny.gguf --name tiny
+  llmos quantize smollm2 --to int8    the same model in 8 bits
   llmos models --json                 what there is, for scripts
   llmos rm tiny
   llmos demo                          one question, and the processes
@@ -49,6 +50,10 @@ def _parser() -> argparse.ArgumentParser:
         "reference", metavar="NAME|PATH|hf:OWNER/REPO", help="what to get: a known name, a GGUF file, a directory, a repository"
     )
     command.add_argument("--name", help="what to call it here")
+    _home(command)
+    command = add("quantize", _quantize, "add a tag of a model with smaller, faster weights", "llmos quantize smollm2 --to int8")
+    command.add_argument("name", metavar="NAME", help="as llmos models shows it; NAME:TAG for one of several")
+    command.add_argument("--to", choices=("int8",), default="int8", help="int8: a scale for each output and each token (default)")
     _home(command)
     command = add("models", _models, "list the models on this machine", "llmos models --json")
     command.add_argument("--json", action="store_true", help="for scripts")
@@ -89,14 +94,20 @@ def main(argv: list[str] | None = None) -> int:
 def _run(found: argparse.Namespace) -> int:
     from llmos import Fault, InvalidArgument
 
+    from .streams import describe
+    from .terminal import complain
+
     try:
         status: int = found.run(found)
         return status
     except InvalidArgument as wrong:
-        print(f"llmos: {found.command}: {wrong}", file=sys.stderr)
+        complain(f"llmos: {found.command}", wrong)
         return USAGE
     except Fault as fault:
-        print(f"llmos: {found.command}: {fault}", file=sys.stderr)
+        complain(f"llmos: {found.command}", fault)
+        return 1
+    except OSError as error:
+        complain(f"llmos: {found.command}", describe(error))
         return 1
 
 
@@ -111,6 +122,15 @@ def _pull(found: argparse.Namespace) -> int:
         print("llmos: pull: stopped; the next pull goes on from there", file=sys.stderr)
         return INTERRUPTED
     print(f"{model.name}:{model.tag} is here")
+    return 0
+
+
+def _quantize(found: argparse.Namespace) -> int:
+    from llmos.services.init.settings import read_settings
+    from llmos.services.init.store import library
+
+    model = library(read_settings(home=found.home).home).quantize(found.name, found.to)
+    print(f"{model.name}:{model.tag} is here; llmsh --model {model.name}:{model.tag} runs it")
     return 0
 
 
@@ -136,12 +156,19 @@ def _remove(found: argparse.Namespace) -> int:
     from llmos.services.init.settings import read_settings
 
     from .store import library
+    from .terminal import complain
 
     models = library(read_settings(home=found.home).home)
+    status = 0
     for name in found.names:
-        model = models.remove(name)
-        print(f"{model.name}:{model.tag} is removed")
-    return 0
+        try:
+            model = models.remove(name)
+        except llmos.Fault as fault:
+            complain("llmos: rm", fault)
+            status = 1
+        else:
+            print(f"{model.name}:{model.tag} is removed")
+    return status
 
 
 def _demo(found: argparse.Namespace) -> int:

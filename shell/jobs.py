@@ -47,6 +47,8 @@ class Job:
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     begun: anyio.Event = field(default_factory=anyio.Event)
     """Set when the first process has started, or the job ended without one."""
+    fronted: anyio.Event = field(default_factory=anyio.Event)
+    """Set when it is brought in front for the first time."""
     done: anyio.Event = field(default_factory=anyio.Event)
     status: int = 0
     interrupts: int = 0

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 MOST_CHARACTERS = 1_000_000
 """Longest text that is read as commands. Data belongs into files and pipes."""
 
+TOO_LONG = f"more than {MOST_CHARACTERS} characters are too many for a command: put the text in a file and use `< FILE`"
+
 OPERATORS = ("&&", "||", ">>", ">&", "<&", "<<", "<>", ">|", "|", "&", ";", "<", ">", "(", ")", "\n")
 """Longest first: the first that matches is the operator."""
 
@@ -41,7 +43,14 @@ class BadSyntax(Exception):
 
 
 class Incomplete(BadSyntax):
-    """The text may become a command when another line follows: an open quote, a trailing `|` or `\\`."""
+    """The text may become a command when another line follows: an open quote, a trailing `|` or `\\`.
+
+    `closer` is the quote that a line must hold to change that, if it takes one.
+    """
+
+    def __init__(self, message: str, position: int, closer: str = "") -> None:
+        super().__init__(message, position)
+        self.closer = closer
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +104,9 @@ Token = Word | Operator
 def lex(text: str) -> list[Token]:
     """The tokens of `text`. Raises Incomplete if a quote is open at its end, BadSyntax if it can mean nothing."""
     if len(text) > MOST_CHARACTERS:
-        raise BadSyntax(
-            f"{len(text)} characters are too many for a command (most: {MOST_CHARACTERS}): put the text in a file and use `< FILE`", 0
-        )
+        raise BadSyntax(TOO_LONG, 0)
+    if (null := text.find("\0")) >= 0:
+        raise BadSyntax("a NUL character can be part of no command: take it out, or put the text in a file and use `< FILE`", null)
     tokens: list[Token] = []
     at = 0
     while at < len(text):
@@ -189,7 +198,7 @@ class _Reader:
     def _single(self) -> None:
         end = self.text.find("'", self.at + 1)
         if end < 0:
-            raise Incomplete("the quote ' is never closed: write \\' for an apostrophe", self.at)
+            raise Incomplete("the quote ' is never closed: write \\' for an apostrophe", self.at, "'")
         self._flush(quoted=False)
         self.parts.append(Literal(self.text[self.at + 1 : end], quoted=True))
         self.at = end + 1
@@ -218,7 +227,7 @@ class _Reader:
             else:
                 self.pending.append(character)
                 self.at += 1
-        raise Incomplete('the quote " is never closed: write \\" for a quotation mark', opened)
+        raise Incomplete('the quote " is never closed: write \\" for a quotation mark', opened, '"')
 
     def _variable(self, *, quoted: bool) -> None:
         text, at = self.text, self.at + 1

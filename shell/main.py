@@ -45,7 +45,9 @@ class Options:
 def system_options(parser: argparse.ArgumentParser) -> None:
     """The options that say which system to boot, for llmsh and llmos alike."""
     parser.add_argument("--model", metavar="NAME", help="the model that agents use unless they name one (default: smollm2)")
-    parser.add_argument("--device", choices=("cpu", "reference", "dummy"), help="what executes it (default: cpu; dummy makes up words)")
+    parser.add_argument(
+        "--device", choices=("cpu", "torch", "reference", "dummy"), help="what executes it (default: cpu; dummy makes up words)"
+    )
     parser.add_argument(
         "--home", metavar="DIR", type=Path, help="where models and history are kept (default: $LLMOS_HOME, or the user's data folder)"
     )

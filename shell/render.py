@@ -159,11 +159,10 @@ def jobs_table(jobs: Sequence[tuple[Job, str, str]]) -> Table:
 
 
 def models_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """What `models` shows, from what models_rows in models.py collects."""
+    """What `models` shows, from what stored_models in store.py collects."""
     drawing = table("<NAME", "<TAG", ">SIZE", "<LICENCE", "<STATE", "<SOURCE")
     for row in rows:
-        state = "loaded" if row["loaded"] else "default" if row["default"] else ""
-        drawing.add_row(
-            plain(row["name"]), plain(row["tag"]), size(row["size"]), plain(row["licence"]), plain(state, "green"), plain(row["source"])
-        )
+        state = next((each for each in ("damaged", "loaded", "default") if row[each]), "")
+        shown = plain(state, "red" if row["damaged"] else "green")
+        drawing.add_row(plain(row["name"]), plain(row["tag"]), size(row["size"]), plain(row["licence"]), shown, plain(row["source"]))
     return drawing

@@ -23,12 +23,13 @@ from .connection import Connection
 from .jobs import INTERRUPTED
 from .lexer import BadSyntax
 from .lines import PlainLines
+from .log import shown_on
 from .main import Options
 from .parser import parse
 from .runner import USAGE, Runner
 from .session import Shell
-from .streams import Empty, FileSource, Source
-from .terminal import Terminal
+from .streams import Empty, FileSource, Source, describe
+from .terminal import Terminal, complain
 
 if TYPE_CHECKING:
     from llmos.services.init.settings import Settings
@@ -42,7 +43,7 @@ def run(options: Options) -> int:
     try:
         settings = read_settings(model=options.model, device=options.device, home=options.home)
     except llmos.InvalidArgument as wrong:
-        print(f"llmsh: {wrong}", file=sys.stderr)
+        complain("llmsh", wrong)
         return USAGE
     try:
         if needs_model(options):
@@ -50,7 +51,10 @@ def run(options: Options) -> int:
 
             provide(settings)
     except llmos.Fault as fault:
-        print(f"llmsh: {fault}", file=sys.stderr)
+        complain("llmsh", fault)
+        return 1
+    except OSError as error:
+        complain("llmsh", describe(error))
         return 1
     except KeyboardInterrupt:
         print("llmsh: stopped; the next start goes on from there", file=sys.stderr)
@@ -98,7 +102,7 @@ async def _run(options: Options, settings: Settings) -> int:
         shell.standard_input = _standard_input()
         shell.typed = os.isatty(0)
     runner = Runner(shell, Chat(shell))
-    async with shell.running():
+    async with shown_on(terminal), shell.running():
         async with runner.signals():
             if load:
                 connection.want()
@@ -134,7 +138,8 @@ def _leave_at_once(status: int) -> None:
     """
     for stream in (sys.stdout, sys.stderr):
         try:
-            stream.flush()
+            if stream is not None:  # started with it closed
+                stream.flush()
         except OSError:
             pass  # nobody reads it
     os._exit(status)
@@ -154,6 +159,8 @@ def _standard_input() -> Callable[[], Source]:
 
 def _abandon_closed_output() -> None:
     """If the reader of standard output is gone, nothing is left to flush, and nothing to complain of at exit."""
+    if sys.stdout is None:  # started with it closed
+        return
     try:
         sys.stdout.flush()
     except BrokenPipeError:

@@ -17,8 +17,8 @@ from .builtins.call import Leave
 from .chat import Chat
 from .interpreter import Interpreter
 from .jobs import INTERRUPTED, Job
-from .lexer import BadSyntax, Incomplete
-from .lines import LineCancelled, Lines
+from .lexer import MOST_CHARACTERS, BadSyntax, Incomplete
+from .lines import LineCancelled, Lines, LineTooLong
 from .parser import Script, parse
 from .routing import Kind, route
 from .session import Shell
@@ -93,9 +93,11 @@ class Runner:
             await shell.terminal.error(f"llmsh: {describe(error)}")
             return 127 if isinstance(error, FileNotFoundError) else 126
         pieces: list[str] = []
+        length = 0
         try:
-            while piece := await source.read():
+            while length <= MOST_CHARACTERS and (piece := await source.read()):  # more than that is refused as a whole
                 pieces.append(piece)
+                length += len(piece)
         except (NotText, OSError) as error:
             await shell.terminal.error(f"llmsh: {error if isinstance(error, NotText) else describe(error)}")
             return 126
@@ -152,6 +154,10 @@ class Runner:
             except LineCancelled:
                 shell.status = INTERRUPTED
                 continue
+            except LineTooLong as error:
+                await shell.terminal.error(f"llmsh: {error}")
+                shell.status = USAGE
+                continue
             except NotText as error:
                 await shell.terminal.error(f"llmsh: {error}")
                 status = USAGE
@@ -196,16 +202,32 @@ class Runner:
             try:
                 return parse(text)
             except Incomplete as incomplete:
-                more = await self._read(lines, "> ")
+                more = await self._more(lines, incomplete.closer, MOST_CHARACTERS - len(text))
                 if more is None:
                     await self._say_syntax(incomplete, text, "")
                     break
-                text = f"{text}\n{more}"
+                text += more
             except BadSyntax as bad:
                 await self._say_syntax(bad, text, "")
                 break
         self._shell.status = USAGE
         return None
+
+    async def _more(self, lines: Lines, closer: str, most: int) -> str | None:
+        """The lines up to one that may end the command, each after its newline; None at the end of input.
+
+        The others cannot, and a text that was parsed again with each of its lines would take time that grows with its square.
+        """
+        found: list[str] = []
+        while most >= 0:
+            line = await self._read(lines, "> ")
+            if line is None:
+                return None
+            found.append(f"\n{line}")
+            most -= len(line) + 1
+            if closer in line:
+                break
+        return "".join(found)
 
     async def question(self, text: str) -> None:
         """Put a line to the chat agent and show what it says."""

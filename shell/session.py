@@ -23,7 +23,7 @@ from .builtins import table
 from .builtins.call import Leave
 from .connection import Connection
 from .jobs import CLOSED, INTERRUPTED, Job, Jobs
-from .streams import Closed, Empty, Sink, Source
+from .streams import Closed, Empty, Sink, Source, WhenInFront
 from .terminal import ErrorSink, Terminal, TerminalSink
 
 if TYPE_CHECKING:
@@ -103,6 +103,7 @@ class Shell:
         """While the body runs, `job` is in front: Ctrl-C goes to it."""
         before, self._front = self._front, job
         was_foreground, job.foreground = job.foreground, True
+        job.fronted.set()
         try:
             yield
         finally:
@@ -147,9 +148,13 @@ class Shell:
         self._running_tasks().start_soon(self.announce, job)
 
     async def adopt(self, start: Start, text: str) -> Job:
-        """A job in the background for a process that the system makes: `fork`. Returns when it has started."""
+        """A job in the background for a process that the system makes: `fork`. Returns when it has started.
+
+        Before a person `fg` gives it the keyboard, and it waits until then; elsewhere its input is at its end.
+        """
         child = await start()
         job = Job(text, foreground=False)
+        stdin = WhenInFront(job.fronted, self.standard_input) if self.interactive and self.typed else None
 
         async def started() -> Child:
             return child
@@ -157,7 +162,7 @@ class Shell:
         async def body() -> int:
             out = TerminalSink(self.terminal, job)
             try:
-                return await attend(job, started, None, out, ErrorSink(self.terminal), self)
+                return await attend(job, started, stdin, out, ErrorSink(self.terminal), self)
             finally:
                 await out.finish()
 

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmos import NotFound
+from llmos import Fault, NotFound
 from llmos.services.library import Library
 
-from .terminal import VISIBLE
+from .terminal import VISIBLE, complain
 
 if TYPE_CHECKING:
     from llmos.services.init.settings import Settings
@@ -35,7 +35,17 @@ def library(home: Path) -> Library:
 
 
 def stored_models(home: Path, default: str, loaded: set[str]) -> list[dict[str, Any]]:
-    """A row for each model that is here, for `models` and `llmos models`."""
+    """A row for each model that is here, for `models` and `llmos models`. default, loaded: names, each of which means one model."""
+    models = library(home)
+    here = models.models()
+
+    def meant(name: str) -> Manifest | None:
+        try:
+            return models.look_up(name, here)
+        except Fault:
+            return None
+
+    first, running = meant(default), [meant(name) for name in loaded]
     return [
         {
             "name": model.name,
@@ -44,10 +54,12 @@ def stored_models(home: Path, default: str, loaded: set[str]) -> list[dict[str, 
             "licence": model.licence,
             "source": model.source,
             "created": model.created,
-            "default": default in (model.name, f"{model.name}:{model.tag}"),
-            "loaded": not loaded.isdisjoint((model.name, f"{model.name}:{model.tag}")),
+            "weights": model.weights,
+            "default": model == first,
+            "damaged": model.damage is not None,
+            "loaded": model in running,
         }
-        for model in library(home).models()
+        for model in here
     ]
 
 
@@ -102,6 +114,6 @@ def _plain() -> Iterator[Progress]:
         nonlocal said
         if what != said:
             said = what
-            print(f"llmos: {what}" + (f" ({total >> 20} MiB)" if total else ""), file=sys.stderr)
+            complain("llmos", what + (f" ({total >> 20} MiB)" if total else ""))
 
     yield show

@@ -15,6 +15,7 @@ import errno
 import os
 import stat
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 import anyio
@@ -25,6 +26,8 @@ PIECE = 65_536
 """Bytes read at once."""
 WRITABLE = 4_096
 """Bytes that a pipe reported as writable takes without blocking (PIPE_BUF)."""
+READER_EVERY = 0.05
+"""Seconds between two looks whether a named pipe has a reader."""
 CHANNEL = 65_536
 """Characters that a channel holds before its writer has to wait."""
 
@@ -67,6 +70,24 @@ class Empty:
         """There is nothing to close."""
 
 
+class WhenInFront:
+    """The keyboard, for a job in the background: it waits to be brought in front before it reads."""
+
+    def __init__(self, fronted: anyio.Event, keyboard: Callable[[], Source]) -> None:
+        self._fronted, self._keyboard = fronted, keyboard
+        self._source: Source | None = None
+
+    async def read(self) -> str:
+        await self._fronted.wait()
+        if self._source is None:
+            self._source = self._keyboard()
+        return await self._source.read()
+
+    def close(self) -> None:
+        if self._source is not None:
+            self._source.close()
+
+
 class FileSource:
     """Text from a file descriptor. Owns it if `owned`: then close() closes it."""
 
@@ -81,7 +102,10 @@ class FileSource:
     async def read(self) -> str:
         while not self._ended:
             await readable(self.fd)
-            data = os.read(self.fd, PIECE)
+            try:
+                data = os.read(self.fd, PIECE)
+            except BlockingIOError:  # another reader of it was quicker
+                continue
             held = len(self._decoder.getstate()[0])  # the bytes of a character that was cut in two
             try:
                 text = self._decoder.decode(data, final=not data)
@@ -117,6 +141,8 @@ class FileSink:
                 await writable(self.fd)
                 try:
                     left = left[os.write(self.fd, left[:WRITABLE]) :]
+                except BlockingIOError:  # another writer to it was quicker
+                    continue
                 except BrokenPipeError:
                     raise Closed from None
                 except OSError as error:
@@ -191,8 +217,11 @@ class _ChannelSink:
 
 
 async def open_source(path: str) -> FileSource:
-    """The text of a file of the host. Raises OSError, with the path in it. Ctrl-C ends the wait for a named pipe's writer."""
-    fd = await anyio.to_thread.run_sync(os.open, path, os.O_RDONLY | os.O_CLOEXEC, abandon_on_cancel=True)
+    """The text of a file of the host. Raises OSError, with the path in it.
+
+    A named pipe is open at once, and its first read waits for a writer: a thread that waits in open() could not be cancelled.
+    """
+    fd = await anyio.to_thread.run_sync(os.open, path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, abandon_on_cancel=True)
     if stat.S_ISDIR(os.fstat(fd).st_mode):
         os.close(fd)
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
@@ -200,10 +229,17 @@ async def open_source(path: str) -> FileSource:
 
 
 async def open_sink(path: str, *, append: bool) -> FileSink:
-    """A file of the host to write to, emptied first unless `append`."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (os.O_APPEND if append else os.O_TRUNC)
-    fd = await anyio.to_thread.run_sync(os.open, path, flags, 0o666, abandon_on_cancel=True)
-    return FileSink(fd, path, owned=True)
+    """A file of the host to write to, emptied first unless `append`. Waits until a named pipe has a reader."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | (os.O_APPEND if append else os.O_TRUNC)
+    while True:
+        try:
+            fd = await anyio.to_thread.run_sync(os.open, path, flags, 0o666, abandon_on_cancel=True)
+        except OSError as error:
+            if error.errno != errno.ENXIO or not stat.S_ISFIFO(os.stat(path).st_mode):
+                raise
+            await anyio.sleep(READER_EVERY)  # nothing tells when somebody opens the other end
+        else:
+            return FileSink(fd, path, owned=True)
 
 
 def describe(error: OSError) -> str:

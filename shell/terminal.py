@@ -21,7 +21,7 @@ Above = Callable[[Callable[[], None]], Awaitable[None]]
 """Hides the prompt, calls the function, which prints, and draws the prompt again."""
 
 END_OF_REPLY = "\x1e"
-"""Ends a reply of the chat agent (RECORD SEPARATOR): nothing a model writes. Its forks write it too."""
+"""Ends a reply of the chat agent (RECORD SEPARATOR): sdk/prompt.py keeps it out of the reply. Its forks write it too."""
 
 VISIBLE = (
     {code: f"^{chr(code ^ 0x40)}" for code in (*range(0x20), 0x7F) if chr(code) not in "\n\t"}
@@ -29,6 +29,9 @@ VISIBLE = (
     | {ord(END_OF_REPLY): "\n"}
 )
 """Control characters, those of Latin-1 too (0x9b begins a terminal sequence), and what is shown instead."""
+
+ERASE = "\r\x1b[K"
+"""Takes away what is written on the line of the cursor."""
 
 PROGRESS_DELAY = 0.15
 """Seconds before a progress line appears: what is done sooner needs none."""
@@ -52,6 +55,7 @@ class Terminal:
         self.above: Above | None = None
         """Set while a prompt is being edited."""
         self.at_line_start = True
+        self._progress_shown = False
         self._out = FileSink(out, "standard output", owned=False)
         self._err = FileSink(err, "standard error", owned=False)
 
@@ -90,6 +94,9 @@ class Terminal:
         if self.above is not None:
             await self.above(lambda: _print(sink.fd, text))
             return
+        if self._progress_shown:  # it is drawn again below
+            self._progress_shown = False
+            await self._err.write(ERASE)
         self.at_line_start = text.endswith("\n")
         await sink.write(text)
 
@@ -114,11 +121,19 @@ class Terminal:
             return
         try:
             while True:
-                await self._err.write(f"\r\x1b[K{label().translate(VISIBLE)}")
+                self._progress_shown = True
+                await self._err.write(f"{ERASE}{label().translate(VISIBLE)}")
                 await anyio.sleep(PROGRESS_EVERY)
         finally:
             with anyio.CancelScope(shield=True):
-                await self._err.write("\r\x1b[K")
+                if self._progress_shown:
+                    self._progress_shown = False
+                    await self._err.write(ERASE)
+
+
+def complain(program: str, message: object) -> None:
+    """A message of a program that has no Terminal, not yet or not at all. What a model's files say is in some of them."""
+    print(f"{program}: {message}".translate(VISIBLE), file=sys.stderr)
 
 
 def _print(fd: int, text: str) -> None:

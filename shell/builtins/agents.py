@@ -8,7 +8,7 @@ import llmos
 
 from ..attend import attend
 from ..streams import Source
-from .call import MOST_DIGITS, Builtin, Call, Refused, Usage, number, options
+from .call import MOST_DIGITS, Builtin, Call, Refused, Usage, nice_value, number, options
 
 if TYPE_CHECKING:
     from llmos import Child
@@ -46,7 +46,7 @@ async def run_agent(call: Call, agent: str, text: str, given: dict[str, str]) ->
     cls = given.get("--class")
     if cls is not None and cls not in CLASSES:
         raise Usage(f"there is no class '{cls}': the classes are {', '.join(CLASSES)}")
-    nice = number(given["--nice"].removeprefix("+"), "nice value", least=-20) if "--nice" in given else None
+    nice = nice_value(given["--nice"]) if "--nice" in given else None
     limits = None
     if given.keys() & {"--tokens", "--pages", "--seconds", "--children"}:
         limits = llmos.Limits(
@@ -62,13 +62,15 @@ async def run_agent(call: Call, agent: str, text: str, given: dict[str, str]) ->
         stdin = _Told(text, call.stdin) if text else call.stdin
     elif not text:
         stdin = call.stdin
-        if call.job.foreground and call.shell.typed:
-            await call.complain("reads what you type: Ctrl-D ends its input")
+    typed = stdin is not None and not call.redirected and call.job.foreground and call.shell.typed
     words = [text] if text and stdin is None else []
 
     async def start() -> Child:
         name, model = given.get("--name"), given.get("--model")
-        return await system.spawn(agent, *words, name=name, nice=nice, cls=cls, limits=limits, model=model)
+        child = await system.spawn(agent, *words, name=name, nice=nice, cls=cls, limits=limits, model=model)
+        if typed:
+            await call.complain("reads what you type: Ctrl-D ends its input")
+        return child
 
     try:
         return await attend(call.job, start, stdin, call.stdout, call.stderr, call.shell)
@@ -135,7 +137,8 @@ BUILTINS = (
         ),
         spawn,
         """\
-An agent is a file agents/AGENT.toml of this directory, of the home of llmos, or one that comes with it.
+An agent is a file agents/AGENT.toml of this directory, of the home of llmos, or one that comes with it: chat talks with you,
+summarise writes a summary. The default model is very small: check what it summarises, since it makes things up.
   -n, --nice VALUE     from -20 (served most) to 19 (served least)
   -c, --class CLASS    interactive, normal, batch or idle
   -m, --model NAME     a model that `models` shows

@@ -140,6 +140,15 @@ def number(text: str, what: str, *, least: int = 0) -> int:
     return int(text)
 
 
+def nice_value(text: str) -> int:
+    """`text` as a nice value."""
+    what = "nice value: it is a number from -20 (served most) to 19 (served least)"
+    value = number(text.removeprefix("+"), what, least=-20)
+    if value > 19:
+        raise Usage(f"{value} is no {what}")
+    return value
+
+
 def pid(text: str) -> int:
     """`text` as a pid."""
     return number(text, "pid: a pid is a positive number, as ps shows it", least=1)

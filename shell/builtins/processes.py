@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from llmos import NoSuchChild
+from llmos import NoSuchChild, NotPermitted
 
 from ..jobs import SIGNALS
-from .call import Builtin, Call, Refused, Usage, number, options, pid
+from .call import Builtin, Call, Refused, Usage, nice_value, options, pid
 
 SENDABLE = ("INT", "KILL", "TERM", "CONT", "STOP")
 
@@ -80,7 +80,13 @@ async def kill(call: Call) -> int:
         raise Usage("whom? Give a pid, or %N for a job")
     pids = targets(call, words)
     system = await call.system()
-    return await call.each(pids, lambda each: system.kill(each, signal))
+
+    async def send(each: int) -> None:
+        if each == system.pid:  # stopped, no command could start anything any more, not even one that goes on
+            raise NotPermitted(f"pid {each} is this shell itself: exit leaves it")
+        await system.kill(each, signal)
+
+    return await call.each(pids, send)
 
 
 async def nice(call: Call) -> int:
@@ -89,9 +95,7 @@ async def nice(call: Call) -> int:
         words = words[1:]
     if len(words) < 2:
         raise Usage("it takes a nice value and a pid")
-    value = number(words[0].removeprefix("+"), "nice value: it is a number from -20 (served most) to 19 (served least)", least=-20)
-    if value > 19:
-        raise Usage(f"{value} is no nice value: it is a number from -20 (served most) to 19 (served least)")
+    value = nice_value(words[0])
     pids = targets(call, words[1:])
     system = await call.system()
     return await call.each(pids, lambda each: system.nice(each, value))
@@ -103,7 +107,10 @@ async def fork(call: Call) -> int:
     original = pid(call.args[0])
     system = await call.system()
     job = await call.shell.adopt(lambda: system.fork(original), f"fork {original}")
+    call.shell.last_pid = job.pids[0]
     await call.say(str(job.pids[0]))
+    if call.shell.interactive and call.shell.typed:
+        await call.complain(f"[{job.number}] runs behind the prompt: fg %{job.number} brings it in front and lets you talk to it")
     return 0
 
 
@@ -139,7 +146,7 @@ BUILTINS = (
         "list the processes",
         ("ps", "ps --json"),
         ps,
-        "tokens: how many its contexts hold; dev and host: pages in the memory of the device and of the host.",
+        "tokens: those that it and its children read and wrote; dev and host: pages in the memory of the device and of the host.",
     ),
     Builtin(
         "explain",
@@ -169,8 +176,11 @@ BUILTINS = (
         "fork",
         "fork PID",
         "copy a process with its contexts; their pages are shared until one writes",
-        ("fork 7",),
+        ("fork 7", "fork 7; fg"),
         fork,
+        """\
+The copy goes on from where the original is, as a job in the background. At a terminal it waits for its input until fg gives
+it the keyboard, and Ctrl-D there ends it; in a script its input is at its end.""",
     ),
     Builtin(
         "wait", "wait [PID|%JOB]...", "wait until processes end; the status is that of the last one", ("wait", "wait 7 ; echo $?"), wait

@@ -176,9 +176,7 @@ async def test_a_model_that_does_not_load_is_told_and_tried_again(tmp_path: Path
 
 
 async def test_a_broken_invariant_brings_everything_down_and_says_so(boot: Boot, caplog: pytest.LogCaptureFixture) -> None:
-    from llmos.kernel.kernel import Kernel
-
-    def broken(self: Kernel, now: float) -> list[Any]:
+    def broken(*args: Any) -> None:
         raise llmos.Panic("two owners of one frame")
 
     async def body() -> None:
@@ -186,7 +184,7 @@ async def test_a_broken_invariant_brings_everything_down_and_says_so(boot: Boot,
             async with boot() as system:
                 await system.spawn(sleeps)
                 await system.spawn("chat")
-                patch.setattr(Kernel, "processes", broken)
+                patch.setattr("llmos.syscalls.process.view_process", broken)
                 await system.ps()
 
     with pytest.raises(llmos.Panic, match="two owners"):
@@ -195,14 +193,12 @@ async def test_a_broken_invariant_brings_everything_down_and_says_so(boot: Boot,
 
 
 async def test_a_handlers_bug_harms_nobody_else(boot: Boot, caplog: pytest.LogCaptureFixture) -> None:
-    from llmos.kernel.kernel import Kernel
-
-    def broken(self: Kernel, now: float) -> list[Any]:
+    def broken(*args: Any) -> None:
         raise KeyError("oops")
 
     async with boot() as system:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Kernel, "processes", broken)
+            patch.setattr("llmos.syscalls.process.view_process", broken)
             with pytest.raises(llmos.Fault, match="ps failed inside llmos with KeyError"):
                 await system.ps()
         assert len(await system.ps()) == 2

@@ -176,3 +176,19 @@ async def test_an_agent_waits_for_its_model_in_ps(boot: Boot) -> None:
         await child.stdin.close()
         with anyio.fail_after(10):
             assert (await child.wait()).status == 0
+
+
+async def test_a_mark_between_replies_is_in_none_of_them(system: llmos.System) -> None:
+    for number in range(200):  # the dummy's bytes are a hash: one of its replies has the mark in it
+        context = await system.open()
+        reply = await context.generate(user=f"q{number}", max_tokens=200)
+        await context.close()
+        if "\x1e" in reply.text:
+            break
+    else:
+        pytest.fail("no reply has the mark in it")
+    agent = llmos.AgentFile("marked", input="line", separator="\x1e", sampling={"max_tokens": 200})
+    child = await system.spawn(agent, stdin=f"q{number}\n")
+    assert child.stdout is not None
+    assert await child.stdout.read() == reply.text.replace("\x1e", "\ufffd") + "\x1e"
+    assert (await child.wait()).status == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from typing import Any
 
@@ -155,3 +156,56 @@ async def test_ends_that_are_dropped_are_closed(system: llmos.System) -> None:
 async def test_bad_capacities(system: llmos.System, capacity: Any) -> None:
     with pytest.raises(llmos.InvalidArgument, match="capacity"):
         await system.pipe(capacity)
+
+
+async def test_a_second_task_that_reads_is_told_to_try_again(system: llmos.System) -> None:
+    reader, writer = await system.pipe()
+    first = asyncio.create_task(reader.readline())
+    await asyncio.sleep(0)
+    for second in (reader.read_some(), reader.read(), reader.readline(), reader.read_bytes(2)):
+        with pytest.raises(llmos.TryAgain, match="share"):
+            await second
+    await writer.write("once\nmore")
+    assert await first == "once\n"
+    assert await reader.read_some() == "more"
+
+
+async def test_no_read_gives_more_than_was_asked_for(system: llmos.System) -> None:
+    reader, writer = await system.pipe()
+    with anyio.move_on_after(0):
+        await reader.read_bytes(100)
+    await writer.write("0123456789")
+    assert [await reader.read_bytes(2), await reader.read_bytes(1), await reader.read_some()] == [b"01", b"2", "3456789"]
+
+
+async def test_text_and_bytes_can_be_read_in_turn(system: llmos.System) -> None:
+    reader, writer = await system.pipe()
+    await writer.write("head: é\nbody\n" + "ü")
+    await writer.close()
+    assert await reader.readline() == "head: é\n"
+    assert [await reader.read_bytes(2), await reader.readline()] == [b"bo", "dy\n"]
+    assert [await reader.read_bytes(1), await reader.read(), await reader.read_bytes(1)] == [b"\xc3", "\ufffd", b""]
+
+
+@pytest.mark.parametrize("most", [0, -1, True + 2**20, "1", None])
+async def test_bad_sizes_of_a_read(system: llmos.System, most: Any) -> None:
+    reader, writer = await system.pipe()
+    await writer.write("x")
+    with pytest.raises(llmos.InvalidArgument, match="most"):
+        await reader.read_bytes(most)
+    assert await reader.read_bytes(1) == b"x"
+
+
+async def test_a_read_of_everything_that_is_cancelled_loses_nothing(system: llmos.System) -> None:
+    for turns in range(12):  # before there is an answer, when it is there and not taken, in the read after it
+        reader, writer = await system.pipe()
+        await writer.write("first ")
+        task = asyncio.create_task(reader.read())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await system.ps()
+        task.cancel()
+        await asyncio.wait([task])
+        await writer.write("second")
+        await writer.close()
+        assert await reader.read() == "first second"

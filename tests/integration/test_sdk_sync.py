@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -55,5 +56,33 @@ def test_errors_come_through_and_the_end_is_clean(tmp_path: Path) -> None:
             system.spawn("chatt")
         with pytest.raises(llmos.NoSuchChild):
             system.wait()
+    with pytest.raises(llmos.ShutDown, match="boot it again"):
+        system.ps()
     with pytest.raises(llmos.InvalidArgument), llmos.sync.boot(device="none", home=tmp_path):
         pass
+
+
+def test_a_program_is_kept_from_waiting_for_itself(tmp_path: Path) -> None:
+    with llmos.sync.boot(device="dummy", home=tmp_path) as system:
+
+        async def program(me: llmos.Process) -> int:
+            return len(system.ps())
+
+        ended = system.spawn(program).wait()
+        assert ended.status == 1
+        assert "use the Process that it is given" in ended.error
+
+
+def test_an_iterator_that_outlives_its_system_ends_quietly(tmp_path: Path) -> None:
+    with llmos.sync.boot(device="dummy", home=tmp_path) as system:
+        context = system.open()
+        pieces = iter(context.generate(text="x", max_tokens=50, ignore_stop=True))
+        assert next(pieces)
+    with pytest.raises(llmos.ShutDown):
+        list(pieces)
+    with llmos.sync.boot(device="dummy", home=tmp_path) as system:
+        context = system.open()
+        pieces = iter(context.generate(text="x", max_tokens=50, ignore_stop=True))
+        assert next(pieces)
+    del pieces  # an exception in its finalizer would be a warning, and a warning is an error here
+    gc.collect()

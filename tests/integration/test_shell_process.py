@@ -9,8 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+from tiny import config_json, random_weights, write_gguf
 
 import llmos
+from llmos.drivers.config import config_from_hf
 
 ROOT = Path(__file__).parents[2]
 DUMMY = [sys.executable, "-m", "llmos.shell.main", "--device", "dummy"]
@@ -94,6 +96,9 @@ def test_input_is_handed_on_to_the_command(tmp_path: Path) -> None:
 def test_started_with_its_streams_closed(tmp_path: Path) -> None:
     command = " ".join([*DUMMY, "-c", "'cat; echo hi'"])
     assert run(tmp_path, ["/bin/sh", "-c", f"{command} <&-"]).stdout == "hi\n"
+    ran = run(tmp_path, ["/bin/sh", "-c", " ".join([*DUMMY, "-c", "ps", ">&-"])])
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert "Traceback" not in ran.stderr
 
 
 def test_a_reader_that_leaves_ends_it_quietly(tmp_path: Path) -> None:
@@ -184,10 +189,34 @@ def test_the_llmos_command(tmp_path: Path) -> None:
         assert (ran.returncode, ran.stdout) == (1, "")
         assert ran.stderr.startswith(f"llmos: {arguments[0]}: ")
         assert says in ran.stderr
+    assert llmos_command("rm", "none", "neither").stderr.count("[ENOENT]") == 2
     assert llmos_command().returncode == 2
     assert llmos_command("sh", "--device", "dummy", "-c", "echo $0").stdout == "llmsh\n"
     timed = llmos_command("boot", "--timing", "--device", "dummy")
     assert [line.rsplit(maxsplit=2)[0].strip() for line in timed.stdout.splitlines()][-3:] == ["first token", "shutdown", "in all"]
+
+
+def test_quantizing_on_the_command_line(tmp_path: Path) -> None:
+    def llmos_command(*arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+        ran = run(tmp_path, [sys.executable, "-m", "llmos", *arguments])
+        assert ran.returncode == status, ran.stderr
+        return ran
+
+    config = config_from_hf(config_json())
+    write_gguf(tmp_path / "tiny.gguf", random_weights(config), config)
+    llmos_command("pull", "./tiny.gguf")
+    for _ in range(2):
+        made = llmos_command("quantize", "tiny")
+        assert (made.stdout, made.stderr) == ("tiny:local-int8 is here; llmsh --model tiny:local-int8 runs it\n", "")
+    facts = [(row["tag"], row["weights"], row["default"]) for row in json.loads(llmos_command("models", "--json").stdout)]
+    assert facts == [("local", "", False), ("local-int8", "int8", False)]
+    assert [line.split()[1] for line in llmos_command("models").stdout.splitlines()] == ["TAG", "local", "local-int8"]
+    assert "int8 already" in llmos_command("quantize", "tiny:local-int8", "--to", "int8", status=2).stderr
+    assert "[ENOENT]" in llmos_command("quantize", "nobody", status=1).stderr
+    assert "invalid choice: 'int4'" in llmos_command("quantize", "tiny", "--to", "int4", status=2).stderr
+    assert llmos_command("rm", "tiny").stdout == "tiny:local is removed\n"
+    assert llmos_command("rm", "tiny").stdout == "tiny:local-int8 is removed\n"
+    assert llmos_command("models", "--json").stdout == "[]\n"
 
 
 @pytest.mark.parametrize("module", ["llmos", "llmos.shell.main"])
@@ -201,3 +230,51 @@ def test_help_loads_nothing_heavy(module: str) -> None:
     ran = subprocess.run([sys.executable, "-c", code], env=environment(ROOT), capture_output=True, text=True, check=True)
     assert ran.stdout.endswith("heavy: []\n")
     assert "examples:" in ran.stdout
+
+
+def test_text_that_is_no_command_ends_nothing_but_itself(tmp_path: Path) -> None:
+    ran = llmsh(tmp_path, text="a" * 3_000_000 + "\ncat 'a\0b'\necho alive\n")
+    assert (ran.returncode, ran.stdout) == (0, "alive\n")
+    assert "more than 1000000 characters" in ran.stderr
+    assert "NUL" in ran.stderr
+
+
+def test_a_script_without_an_end_is_not_read_to_it(tmp_path: Path) -> None:
+    ran = llmsh(tmp_path, "/dev/zero")
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert "more than 1000000 characters" in ran.stderr
+
+
+@pytest.mark.parametrize("command", ["cat < pipe", "cat pipe", "echo x > pipe"])
+def test_interrupt_ends_the_wait_for_the_other_end_of_a_named_pipe(tmp_path: Path, command: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    process = subprocess.Popen(
+        [*DUMMY, "-c", f"echo here; {command}"], cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "here\n"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
+    process.stdout.close()
+
+
+def test_what_a_pull_complains_of_cannot_change_the_terminal(tmp_path: Path) -> None:
+    ran = run(tmp_path, [sys.executable, "-m", "llmos.shell.command", "pull", "./no\x1b[2Jsuch"])
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert "\x1b" not in ran.stderr
+    assert "no^[[2Jsuch does not exist" in ran.stderr
+
+
+def test_errors_of_the_home_are_told_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "models").touch()
+    ran = run(tmp_path, [sys.executable, "-m", "llmos.shell.command", "pull", str(tmp_path / "models")])
+    assert ran.returncode in (1, 2)
+    assert "Traceback" not in ran.stderr
+
+
+@pytest.mark.parametrize("quote", ["'", '"'])
+def test_a_quote_over_many_lines_takes_no_time(tmp_path: Path, quote: str) -> None:
+    text = ("x" * 40 + "\n") * 20_000
+    ran = llmsh(tmp_path, text=f"echo {quote}{text}{quote}\necho {quote}a\\{quote}\n")
+    assert ran.returncode == (0 if quote == "'" else 2)
+    assert ran.stdout.startswith(f"{text}\n")

@@ -173,6 +173,31 @@ def test_typed_input_reaches_an_agent_until_ctrl_d(terminal: Terminal) -> None:
     assert "was 0" in terminal.line("echo was $?")
 
 
+def test_a_fork_of_the_conversation_waits_until_it_is_in_front(terminal: Terminal) -> None:
+    terminal.ask("Remember this, short")
+    (chat,) = [line.split()[0] for line in terminal.line("ps").splitlines() if line.rstrip().endswith("chat")]
+    assert "[1] runs behind the prompt: fg %1" in terminal.line(f"fork {chat}")
+    assert "Running" in terminal.line("sleep 0.3; jobs")  # it is idle, as the original is, and not over
+    states = [line.split() for line in terminal.line("ps").splitlines() if line.rstrip().endswith("chat")]
+    assert [state[2] for state in states] == ["blocked:pipe"] * 2
+    assert states[0][6] == states[1][6] != "0"  # the same pages
+    terminal.type("fg\r")
+    terminal.wait_for("fork [0-9]+")
+    terminal.type("Answer me short\r")
+    terminal.wait_for(r"short\.")
+    terminal.type(CTRL_D)
+    terminal.wait_for(r"\[1\]. Done +fork")
+    terminal.ask("And you, short")  # the original knows nothing of it
+    terminal.type(CTRL_D)
+    assert terminal.end() == 0
+
+
+def test_nothing_is_asked_of_the_keyboard_for_an_agent_that_is_not_there(terminal: Terminal) -> None:
+    seen = terminal.line("spawn sumarise")
+    assert "did you mean 'summarise'?" in seen
+    assert "reads what you type" not in seen
+
+
 def test_misspelt_commands_are_not_sent_to_the_model(terminal: Terminal) -> None:
     for line, says in (("kil 7", "did you mean kill"), ("quit", "did you mean exit"), ("echo a | | b", "in quotes if it is text")):
         terminal.type(line + "\r")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from llmos.kernel.errno import BadFormat, NotFound
+from llmos.kernel.errno import BadFormat, InvalidArgument, NotFound
 from llmos.kernel.process import Limits
 from llmos.sdk.agentfile import MAX_BYTES, find, load, names, parse
 
@@ -72,6 +73,9 @@ def test_an_empty_file_is_an_agent() -> None:
         ('a = 1\nb = "x" c\n', "a.toml, line 2: this is not TOML:"),
         ("nice = 1\nnice = 2", "a.toml, line 2: this is not TOML: Cannot overwrite a value"),
         ("max_turns = 99999999999999999999", "'max_turns' must be at most 1000000"),
+        ("nice = " + "9" * 5_000, "a.toml: a number in it has too many digits"),
+        ("nice = 0x" + "f" * 5_000, "'nice' must be at most 19, not an integer of 20000 bits"),
+        ("a = " + "[" * 5_000, "a.toml: lists or tables in it are nested too deeply"),
     ],
 )
 def test_a_mistake_names_line_and_key_and_the_nearest(text: str, message: str) -> None:
@@ -108,6 +112,18 @@ def test_agents_are_found_in_the_first_folder_that_has_them(tmp_path: Path) -> N
         find("critc", folders)
     with pytest.raises(NotFound, match="there are critic, poet"):
         find("zzzz", folders)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "~nosuchperson/a", "/" + "x" * 300 + ".toml", "x.toml/y"])
+def test_names_that_no_file_can_have_are_not_found(tmp_path: Path, name: str) -> None:
+    with pytest.raises((NotFound, BadFormat)):
+        find(name, [tmp_path])
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\0.toml", "\udc80", "", 5])
+def test_what_is_no_name_is_refused(tmp_path: Path, name: Any) -> None:
+    with pytest.raises((InvalidArgument, NotFound)):
+        find(name, [tmp_path])
 
 
 def test_the_agents_that_come_with_llmos_are_good() -> None:

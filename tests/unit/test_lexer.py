@@ -105,3 +105,10 @@ def test_length_is_bounded() -> None:
     assert len(lex("a" * MOST_CHARACTERS)) == 1
     with pytest.raises(BadSyntax, match="too many"):
         lex("a" * (MOST_CHARACTERS + 1))
+
+
+@pytest.mark.parametrize("line", ["echo a\0b", "echo 'a\0b'", 'cat "a\0b"', "ls > a\0", "# \0"])
+def test_a_null_character_is_part_of_no_command(line: str) -> None:
+    with pytest.raises(BadSyntax, match="NUL") as caught:
+        lex(line)
+    assert caught.value.position == line.index("\0")

