@@ -8,59 +8,21 @@ Halves are rotated against each other (Hugging Face's layout), not neighbours:
     out[i]          = x[i] * cos(p f_i) - x[i + w/2] * sin(p f_i)          0 <= i < w/2,  w = head width
     out[i + w/2]    = x[i + w/2] * cos(p f_i) + x[i] * sin(p f_i)
 
-Su et al. 2021 (RoPE); Chen et al. 2023 (linear); bloc97 2023 (dynamic NTK); Peng et al. 2023 (YaRN); Llama 3.1.
-Knows nothing of tokens or pages.
+The frequencies are those of frequencies.py. Knows nothing of tokens or pages.
 """
 
 from __future__ import annotations
 
-import math
-
 import torch
 
-from llmos.kernel.errno import NotSupported
-
+from . import frequencies
 from .config import Rope
 
 
 def inverse_frequencies(rope: Rope, head_width: int) -> tuple[torch.Tensor, float]:
-    """Radians per position of each pair, float32 [head_width / 2], and the factor on cosine and sine.
-
-    "dynamic" is plain within the window, and no context is longer than that.
-    """
-    exponents = torch.arange(0, head_width, 2, dtype=torch.float32) / head_width
-    plain = 1.0 / (rope.theta**exponents)
-    if rope.kind in ("default", "dynamic"):
-        return plain, 1.0
-    if rope.kind == "linear":
-        return plain / rope.factor, 1.0
-    if rope.kind == "llama3":
-        return _llama3(plain, rope), 1.0
-    if rope.kind == "yarn":
-        return _yarn(plain, rope, head_width)
-    raise NotSupported(f"RoPE scaling {rope.kind!r} is not supported; llmos reads default, linear, dynamic, llama3 and yarn")
-
-
-def _llama3(plain: torch.Tensor, rope: Rope) -> torch.Tensor:
-    """Long waves are stretched by the factor, short ones left alone, those between blended."""
-    wavelength = 2 * math.pi / plain
-    stretched = torch.where(wavelength > rope.original_window / rope.low_freq_factor, plain / rope.factor, plain)
-    blend = (rope.original_window / wavelength - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
-    between = (wavelength >= rope.original_window / rope.high_freq_factor) & (wavelength <= rope.original_window / rope.low_freq_factor)
-    return torch.where(between, (1 - blend) * stretched / rope.factor + blend * stretched, stretched)
-
-
-def _yarn(plain: torch.Tensor, rope: Rope, head_width: int) -> tuple[torch.Tensor, float]:
-    """Pairs that turn often in the original window keep their speed, slow ones are stretched, a ramp lies between."""
-
-    def pair_that_turns(times: float) -> float:
-        return head_width * math.log(rope.original_window / (times * 2 * math.pi)) / (2 * math.log(rope.theta))
-
-    low = max(math.floor(pair_that_turns(rope.beta_fast)), 0)
-    high = min(math.ceil(pair_that_turns(rope.beta_slow)), head_width - 1)
-    ramp = (torch.arange(head_width // 2, dtype=torch.float32) - low) / ((high - low) or 0.001)
-    keep = 1 - ramp.clamp(0, 1)
-    return plain / rope.factor * (1 - keep) + plain * keep, rope.attention_factor
+    """Radians per position of each pair, float32 [head_width / 2], and the factor on cosine and sine."""
+    found, factor = frequencies.inverse_frequencies(rope, head_width)
+    return torch.from_numpy(found), factor
 
 
 class RopeTable:

@@ -49,7 +49,7 @@ async def boot(
     *,
     home: Path | str | None = None,
     policy: Literal["fair", "fcfs"] | None = None,
-    device: Literal["cpu", "reference", "dummy"] | None = None,
+    device: Literal["cpu", "torch", "reference", "dummy"] | None = None,
     seed: int | None = None,
     device_memory: int | None = None,
     host_memory: int | None = None,

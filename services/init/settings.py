@@ -19,7 +19,8 @@ class Settings(BaseSettings):
     """Where models, agents and history are."""
     model: str = Field(default="smollm2", min_length=1, max_length=128)
     """The model of a context that names none."""
-    device: Literal["cpu", "reference", "dummy"] = "cpu"
+    device: Literal["cpu", "torch", "reference", "dummy"] = "cpu"
+    """cpu: native functions, or torch where they cannot be had."""
     policy: Literal["fair", "fcfs"] = "fair"
     device_memory: int | None = Field(default=None, ge=1 << 20, le=1 << 46)
     """Bytes for pages in the device tier of each model; None: a quarter of what is available, at most 4 GiB."""

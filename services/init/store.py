@@ -1,25 +1,21 @@
-"""The models of the store, on the CPU: with the torch driver, or with the reference."""
+"""The models of the store, on the CPU."""
 
 from __future__ import annotations
 
-import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from llmos.drivers.checkpoint import Checkpoint, open_checkpoint
+from llmos.drivers.checkpoint import open_checkpoint
 from llmos.drivers.tokenizer import load_text
-from llmos.kernel.device import Device
-from llmos.kernel.errno import Fault
+from llmos.kernel.errno import Fault, NotFound
 from llmos.services.library import Library, Manifest
 
+from .cpu import open_device
 from .inspect import inspect_model
-from .memory import tier_bytes
 from .models import LoadedModel
 from .settings import Settings
 
-PAGE_SLOTS = 16
-MAX_FRAMES = 1 << 20
-_FLOAT_BYTES = 4
-"""Of one KV number at most: how many frames fit is decided before the driver has chosen its type."""
+MAX_ANSWERS = 1024
 
 
 def library(home: Path) -> Library:
@@ -28,44 +24,57 @@ def library(home: Path) -> Library:
 
 
 class StoreCatalogue:
-    """Models by the names of the store. A name means the same model until the next boot."""
+    """Models by the names of the store. A name means the same model until the next boot.
+
+    Names are looked up on the kernel's thread, at every call that has one: so what the disk said is remembered until the store
+    changes, and so is that there is no such model.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._library = library(settings.home)
         self._found: dict[str, Manifest] = {}
+        """By full name."""
+        self._stamp: object = None
+        self._here: list[Manifest] = []
+        self._answers: dict[str, str | NotFound] = {}
+        """What names meant, as of the stamp."""
 
     def resolve(self, name: str | None) -> str:
         wanted = name or self._settings.model
         if wanted in self._found:
             return wanted
-        manifest = self._library.find(wanted)
-        bare = self._found.get(manifest.name) or self._library.find(manifest.name)
+        stamp = self._library.stamp()  # before the look: what comes after it is seen next time
+        if stamp != self._stamp or len(self._answers) >= MAX_ANSWERS:
+            self._stamp, self._here, self._answers = stamp, self._library.models(), {}
+        answer = self._answers.get(wanted)
+        if answer is None:
+            try:
+                answer = self._full_name(wanted)
+            except NotFound as fault:
+                answer = fault
+            self._answers[wanted] = answer
+        if isinstance(answer, NotFound):
+            raise NotFound(*answer.args)
+        return answer
+
+    def _full_name(self, wanted: str) -> str:
+        manifest = self._library.find(wanted, self._here)
+        bare = self._found.get(manifest.name) or self._library.find(manifest.name, self._here)
         full = manifest.name if bare.tag == manifest.tag else f"{manifest.name}:{manifest.tag}"
         self._found.setdefault(full, manifest)
         return full
 
     def load(self, name: str) -> LoadedModel:
         manifest = self._found[name]
-        checkpoint = open_checkpoint(manifest.path, manifest.cache)
-        text = load_text(manifest.path, manifest.cache)
-        return LoadedModel(self._device(name, checkpoint), text)
-
-    def _device(self, name: str, checkpoint: Checkpoint) -> Device:
-        config, settings = checkpoint.config, self._settings
-        page = config.layers * 2 * config.kv_heads * config.head_width * PAGE_SLOTS * _FLOAT_BYTES
-        frames = max(1, min(MAX_FRAMES, tier_bytes(settings.device_memory) // page))
-        host_frames = min(MAX_FRAMES, tier_bytes(settings.host_memory) // page)
-        # Torch's OpenMP threads wait for each other in a spin. Where something else wants a core too, the one that is not running
-        # is waited for that way for a whole time slice, thousands of times a second: spin briefly, then sleep. Read when torch loads.
-        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-        if settings.device == "reference":
-            from llmos.drivers.reference import ReferenceDevice  # torch takes 2 s to import: on the worker's thread
-
-            return ReferenceDevice(checkpoint, name=name, frames=frames, host_frames=host_frames, page_slots=PAGE_SLOTS)
-        from llmos.drivers.torch_cpu import TorchDevice
-
-        return TorchDevice(checkpoint, name=name, frames=frames, host_frames=host_frames, page_slots=PAGE_SLOTS, threads=settings.threads)
+        with ThreadPoolExecutor(1) as beside:  # reading a tokenizer takes a fifth of a second, and so do weights
+            text = beside.submit(load_text, manifest.path, manifest.cache)
+            device = open_device(name, open_checkpoint(manifest.path, manifest.cache), self._settings, manifest.weights)
+            try:
+                return LoadedModel(device, text.result())
+            except BaseException:
+                device.close()
+                raise
 
     def sizes(self) -> dict[str, int]:
         found: dict[str, int] = {}

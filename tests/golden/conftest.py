@@ -61,6 +61,8 @@ class Golden:
     name: str
     model: Any
     checkpoint: Checkpoint
+    tolerance: float = 1e-3
+    """How far below the best logit a token may be."""
 
     def logits(self, tokens: Sequence[int]) -> torch.Tensor:
         """[tokens, vocabulary], computed at once by transformers in float32."""
@@ -68,8 +70,9 @@ class Golden:
             result: torch.Tensor = self.model(input_ids=torch.tensor([list(tokens)])).logits[0].float()
         return result
 
-    def agrees(self, prompt: Sequence[int], output: Sequence[int], tolerance: float = 1e-3) -> None:
+    def agrees(self, prompt: Sequence[int], output: Sequence[int], tolerance: float | None = None) -> None:
         """Every token of the output is transformers' arg-max after those before it, or as good within the tolerance."""
+        tolerance = self.tolerance if tolerance is None else tolerance
         logits = self.logits([*prompt, *output])[len(prompt) - 1 : -1]
         lost = logits.max(-1).values - logits.gather(1, torch.tensor(output)[:, None])[:, 0]
         worst = int(lost.argmax())

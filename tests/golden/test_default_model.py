@@ -9,10 +9,13 @@ import pytest
 import torch
 import transformers
 from contexts import Context, Frontend
+from native import compiled
 
 from llmos.drivers.checkpoint import Checkpoint, open_checkpoint
+from llmos.drivers.cpu.device import NativeDevice
 from llmos.drivers.tokenizer import Tokenizer, load_text
 from llmos.drivers.torch_cpu import TorchDevice
+from llmos.kernel.device import Device
 
 from .conftest import Golden
 
@@ -81,9 +84,13 @@ def both(checkpoint: Checkpoint) -> Iterator[Golden]:
     torch.set_num_threads(threads)
 
 
-def answers(checkpoint: Checkpoint, prompts: list[list[int]], dtype: str) -> list[list[int]]:
+def answers(checkpoint: Checkpoint, prompts: list[list[int]], kind: str) -> list[list[int]]:
     """64 greedy tokens for each prompt, all in one batch."""
-    device = TorchDevice(checkpoint, name="default", frames=400, host_frames=0, dtype=dtype)
+    device: Device
+    if kind == "native":
+        device = NativeDevice(compiled(), checkpoint, name="default", frames=400, threads=2)
+    else:
+        device = TorchDevice(checkpoint, name="default", frames=400, host_frames=0, dtype=kind)
     frontend = Frontend(device)
     contexts = [Context(list(prompt)) for prompt in prompts]
     for context in contexts[::2]:
@@ -102,11 +109,12 @@ def test_float32_says_what_transformers_says(both: Golden, text: Tokenizer) -> N
     assert "Paris" in text.decode(outputs[0])
 
 
-def test_bf16_says_nearly_the_same(both: Golden, text: Tokenizer) -> None:
+@pytest.mark.parametrize("kind", ["bf16", "native"])
+def test_bf16_says_nearly_the_same(both: Golden, text: Tokenizer, kind: str) -> None:
     """Where its choice differs from float32's on the same context, float32 finds it almost as good."""
     prompts = [text.chat([{"role": "user", "content": prompt}], reply=True) for prompt in PROMPTS]
     lost = []
-    for prompt, output in zip(prompts, answers(both.checkpoint, prompts, "bf16"), strict=True):
+    for prompt, output in zip(prompts, answers(both.checkpoint, prompts, kind), strict=True):
         logits = both.logits([*prompt, *output])[len(prompt) - 1 : -1]
         lost.append(logits.max(-1).values - logits.gather(1, torch.tensor(output)[:, None])[:, 0])
     losses = torch.cat(lost)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from contexts import Context, Frontend
+from native import compiled
 
 from llmos.drivers import attention
+from llmos.drivers.cpu.device import NativeDevice
 from llmos.drivers.reference import ReferenceDevice
 from llmos.drivers.torch_cpu import TorchDevice
-from llmos.kernel.device import Copy, Row, Tier
+from llmos.kernel.device import Copy, Row, Sampling, Step, Tier
 
 from .conftest import FAMILIES, VOCABULARY, Golden
 
@@ -25,7 +29,13 @@ def reference_device(golden: Golden, slots: int = 8) -> ReferenceDevice:
     return ReferenceDevice(golden.checkpoint, name=golden.name, frames=160, host_frames=40, page_slots=slots)
 
 
-DEVICES = {"torch": torch_device, "eager": torch_device, "reference": reference_device}
+def native_device(golden: Golden, slots: int = 16, threads: int = 1) -> NativeDevice:
+    return NativeDevice(compiled(), golden.checkpoint, name=golden.name, frames=160, host_frames=40, page_slots=slots, threads=threads)
+
+
+DEVICES = {"torch": torch_device, "eager": torch_device, "reference": reference_device, "native": native_device}
+NATIVE_TOLERANCE = 0.35
+"""Weights, activations and KV in bfloat16, of logits whose standard deviation is 1 to 3."""
 
 
 ORACLES = ("llama-tied-llama3-rope", "mistral-sliding", "qwen2-sliding-above", "qwen3")
@@ -41,7 +51,10 @@ def pair(request: pytest.FixtureRequest, build: Callable[[str], Golden], monkeyp
         monkeypatch.setattr(attention, "SNAPSHOT_NUMBERS", 0)
         monkeypatch.setattr(attention, "GROUP_NUMBERS", 0)
         monkeypatch.setattr(attention, "RECENT_TOKENS", 16)
-    return build(family), Frontend(DEVICES[device](build(family)))
+    golden = build(family)
+    if device == "native":
+        return replace(golden, tolerance=NATIVE_TOLERANCE), Frontend(native_device(golden))
+    return golden, Frontend(DEVICES[device](golden))
 
 
 @pytest.fixture
@@ -129,11 +142,12 @@ def test_prefix_hit(golden_of: Golden, frontend: Frontend) -> None:
     """A second context begins on pages that the first one filled."""
     first = Context(prompt(48))
     frontend.prefill(first)
-    second = Context(prompt(48)[:40] + prompt(17, 3), list(first.frames[:5]), 40)
-    whole = Context(prompt(48), list(first.frames[:6]), 48)
+    kept = 40 // frontend.slots * frontend.slots
+    second = Context(prompt(48)[:kept] + prompt(17, 3), first.frames[: kept // frontend.slots], kept)
+    whole = Context(prompt(48), list(first.frames), 48)
     outputs = frontend.generate([first, second, whole], 64)
     golden_of.agrees(prompt(48), outputs[0])
-    golden_of.agrees(prompt(48)[:40] + prompt(17, 3), outputs[1])
+    golden_of.agrees(prompt(48)[:kept] + prompt(17, 3), outputs[1])
     assert outputs[2] == outputs[0]
 
 
@@ -144,7 +158,7 @@ def test_swapped_out_and_in(golden_of: Golden, frontend: Frontend) -> None:
     copies = frontend.swap(context, range(20, 40))
     half = len(copies) // 2
     frontend.step([], copies[:half])
-    other = Context(prompt(8 * len(old), 9), old)  # others use the frames meanwhile
+    other = Context(prompt(frontend.slots * len(old), 9), old)  # others use the frames meanwhile
     frontend.generate([other], 2)
     frontend.step([], copies[half:])
     assert torch.equal(page_bytes(frontend, context.frames), before)
@@ -180,8 +194,29 @@ def test_bf16_is_near(golden: Golden) -> None:
     assert (got.argmax(-1) == expected.argmax(-1)).float().mean() > 0.8
 
 
+@pytest.mark.parametrize("kind", ["bf16", "int8"])
+def test_native_is_near(golden: Golden, kind: str) -> None:
+    """Log-probabilities of the next token after each of 61, and mostly the same greedy tokens."""
+    tokens = prompt(61)
+    device = NativeDevice(compiled(), golden.checkpoint, name=golden.name, frames=8, weights=kind)
+    expected = golden.logits(tokens)
+    logs = expected.log_softmax(-1)
+    same, errors = 0, []
+    for count in range(1, 62):
+        row = Row(0, tuple(tokens[:count]), 0, tuple(range(4)), sampling=Sampling(logprobs=20))
+        outcome = device.execute(Step(count, (row,)))
+        same += outcome.tokens == (int(expected[count - 1].argmax()),)
+        errors += [value - float(logs[count - 1, token]) for token, value in outcome.logprobs[0].top]
+    device.close()
+    error = float(np.sqrt(np.square(errors).mean())) / float(expected.std())
+    assert error < (0.03 if kind == "bf16" else 0.12), f"relative error {error:.3f}"
+    assert same > (61 * 0.8 if kind == "bf16" else 61 * 0.6), f"{same} of 61"
+
+
 def page_bytes(frontend: Frontend, frames: list[int]) -> torch.Tensor:
     device = frontend.device
+    if isinstance(device, NativeDevice):
+        return torch.from_numpy(device.frames[Tier.DEVICE][frames].view(np.int16))
     if isinstance(device, TorchDevice):
         return torch.stack([device.frames.page(Tier.DEVICE, frame) for frame in frames]).clone()
     assert isinstance(device, ReferenceDevice)

@@ -1,4 +1,4 @@
-"""The torch CPU driver and the reference execute the same random steps and must agree on every one.
+"""The torch and the native CPU driver each execute the same random steps as the reference and must agree on every one.
 
 Contexts are born, grow, fork, are swapped out and in, and die, so that frames pass from one to another; batches mix
 decodes and chunks of any length. The torch driver shares and keeps every page it may. Whatever was gathered at an
@@ -15,22 +15,26 @@ from contexts import Context, Frontend
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from native import compiled
 
 from llmos.drivers import attention
 from llmos.drivers.checkpoint import Checkpoint, Weight
 from llmos.drivers.config import ModelConfig, Rope, weight_shapes
+from llmos.drivers.cpu.device import NativeDevice
 from llmos.drivers.reference import ReferenceDevice
 from llmos.drivers.torch_cpu import TorchDevice
-from llmos.kernel.device import Geometry, Outcome, Sampling, Step
+from llmos.kernel.device import Device, Geometry, Outcome, Sampling, Step
 
 VOCABULARY = 48
 WATCHED = Sampling(logprobs=4)
+NATIVE_TOLERANCE = 0.5
+"""Of log-probabilities between -5 and 0: weights, activations and KV in bfloat16."""
 
 
-def checkpoint(window: int | None) -> Checkpoint:
+def checkpoint(window: int | None, head_width: int = 8) -> Checkpoint:
     """One layer with full attention and one that may slide, random weights."""
     config = ModelConfig(
-        "qwen3", 2, 16, 4, 2, 8, 24, VOCABULARY, 128, 1e-5, Rope(1e4), True, True, False, False, True, (None, window)
+        "qwen3", 2, 16, 4, 2, head_width, 24, VOCABULARY, 128, 1e-5, Rope(1e4), True, True, False, False, True, (None, window)
     )  # fmt: skip
     random = np.random.default_rng(3)
     arrays = {name: random.normal(0.0, 0.4, shape).astype(np.float32) for name, shape in weight_shapes(config).items()}
@@ -39,35 +43,45 @@ def checkpoint(window: int | None) -> Checkpoint:
 
 
 class Both:
-    """A Device that is two, and complains when they differ."""
+    """A Device that is two, and complains when they differ. What it says is the reference's."""
 
-    def __init__(self, window: int | None) -> None:
-        shape = {"name": "both", "frames": 70, "host_frames": 30, "page_slots": 4}
-        weights = checkpoint(window)
-        self.torch = TorchDevice(weights, **shape, dtype="fp32", threads=1)
-        self.reference = ReferenceDevice(weights, **shape)
+    def __init__(self, device: Device, reference: ReferenceDevice, tolerance: float) -> None:
+        self.device, self.reference, self.tolerance = device, reference, tolerance
 
     @property
     def geometry(self) -> Geometry:
-        return self.torch.geometry
+        return self.device.geometry
 
     def execute(self, step: Step) -> Outcome:
-        got, expected = self.torch.execute(step), self.reference.execute(step)
+        got, expected = self.device.execute(step), self.reference.execute(step)
         assert [token is None for token in got.tokens] == [token is None for token in expected.tokens]
         for ours, theirs in zip(got.logprobs, expected.logprobs, strict=True):
             if ours and theirs:
-                assert [value for _, value in ours.top] == pytest.approx([value for _, value in theirs.top], abs=2e-3)
+                assert [value for _, value in ours.top] == pytest.approx([value for _, value in theirs.top], abs=self.tolerance)
         return expected
 
     def close(self) -> None:
-        self.torch.close()
+        self.device.close()
         self.reference.close()
 
 
+def torch_and_reference(window: int | None) -> Both:
+    weights, shape = checkpoint(window), {"name": "both", "frames": 70, "host_frames": 30, "page_slots": 4}
+    return Both(TorchDevice(weights, **shape, dtype="fp32", threads=1), ReferenceDevice(weights, **shape), 2e-3)
+
+
+def native_and_reference(window: int | None) -> Both:
+    """Pages of 16 slots, numbers of 8 bits."""
+    weights, shape = checkpoint(window, 16), {"name": "both", "frames": 70, "host_frames": 30, "page_slots": 16}
+    return Both(NativeDevice(compiled(), weights, **shape, threads=2), ReferenceDevice(weights, **shape), NATIVE_TOLERANCE)
+
+
 class Machine(RuleBasedStateMachine):
+    devices = staticmethod(torch_and_reference)
+
     @initialize(window=st.sampled_from([None, 6, 13]))
     def boot(self, window: int | None) -> None:
-        self.frontend = Frontend(Both(window))
+        self.frontend = Frontend(self.devices(window))
         self.contexts: list[Context] = []
 
     def teardown(self) -> None:
@@ -122,6 +136,10 @@ class Machine(RuleBasedStateMachine):
         self.frontend.give(context.frames)
 
 
+class NativeMachine(Machine):
+    devices = staticmethod(native_and_reference)
+
+
 @pytest.fixture(autouse=True)
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "SNAPSHOT_NUMBERS", 0)
@@ -131,3 +149,6 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
 
 TestDevicesAgree = Machine.TestCase
 TestDevicesAgree.settings = settings(max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck))
+
+TestNativeAgrees = NativeMachine.TestCase
+TestNativeAgrees.settings = TestDevicesAgree.settings

@@ -1,0 +1,211 @@
+"""The native CPU device: steps of a model in C++ over paged KV.
+
+Owns one model's frames in both tiers, as raw memory, and the order of a step: copies, then one call. Batch invariant: a
+row's tokens are the same bits whatever else is in the batch, however its context was cut into chunks, and wherever its
+pages come from. Imports no torch.
+
+    a frame of either tier      [layers][key heads][keys, values][slots * head width]      bfloat16, see attention.hpp
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmos.kernel.device import GREEDY, Copy, Geometry, Logprobs, Outcome, Row, Step, Tier
+from llmos.kernel.errno import DeviceFailed, InvalidArgument, NotSupported
+
+from ..checkpoint import Checkpoint
+from ..frequencies import inverse_frequencies
+from ..philox import uniform
+from ..rows import check_rows
+from .compiler import Compiled
+from .native import MOST_LOGPROBS, ROW, Native, StepIn
+from .weights import open_model, unsuitable
+
+LAYOUT = "cpu/1"
+"""Changes whenever the bytes of a page, or how they are computed, change: part of every page key."""
+Weights = Literal["bf16", "int8"]
+"""int8: W8A8, a scale for each output and for each token (levels.hpp)."""
+CALIBRATION_TOKENS = 64
+CALIBRATION_COPIES = 8
+
+
+class NativeDevice:
+    """A Device that runs the Llama family in compiled C++."""
+
+    def __init__(
+        self,
+        compiled: Compiled,
+        checkpoint: Checkpoint,
+        *,
+        name: str,
+        frames: int,
+        host_frames: int = 0,
+        page_slots: int = 16,
+        threads: int = 1,
+        weights: Weights = "bf16",
+    ) -> None:
+        if frames < 1 or host_frames < 0 or page_slots < 1 or threads < 1:
+            raise InvalidArgument(f"a device needs a frame of a slot, and a thread (got {frames} of {page_slots}, {threads} threads)")
+        config = checkpoint.config
+        native = Native(compiled.path)
+        reason = unsuitable(config, page_slots, native.segment)
+        if reason:
+            raise NotSupported(f"the native functions cannot run {name}: {reason}")
+        self._config, self._isa, self._threads, self._weights = config, compiled.isa, threads, weights
+        self._model = open_model(native, checkpoint, page_slots, threads, int8=weights == "int8")
+        numbers = config.layers * config.kv_heads * 2 * page_slots * config.head_width
+        self.frames = {Tier.DEVICE: np.zeros((frames, numbers), np.uint16), Tier.HOST: np.zeros((host_frames, numbers), np.uint16)}
+        self._cosines = self._sines = np.empty((0, config.head_width // 2), np.float32)
+        facts = "|".join((weights, compiled.isa, str(page_slots), LAYOUT))
+        self._geometry = Geometry(
+            name=name,
+            vocabulary=config.vocabulary,
+            window=config.window,
+            page_slots=page_slots,
+            device_frames=frames,
+            host_frames=host_frames,
+            page_bytes=numbers * 2,
+            digest=hashlib.sha256(checkpoint.digest + facts.encode()).digest(),
+            batch_invariant=True,
+        )
+        prefill_rate, copy_rate = self._calibrate()
+        self._geometry = replace(self._geometry, prefill_rate=prefill_rate, copy_rate=copy_rate)
+
+    @property
+    def geometry(self) -> Geometry:
+        return self._geometry
+
+    def describe(self) -> str:
+        """One line for a person: model, instruction set, threads, memory."""
+        config, here = self._config, self._geometry
+        return (
+            f"{here.name}: {config.family}, {config.layers} layers of {config.width}, "
+            f"native {self._weights} ({self._isa}), {self._threads} threads, "
+            f"{here.device_frames} + {here.host_frames} frames of {here.page_slots} tokens ({here.page_bytes / 1024:.0f} KiB), "
+            f"prefill {here.prefill_rate:.0f} tokens/s, copies {here.copy_rate:.0f} pages/s"
+        )
+
+    def execute(self, step: Step) -> Outcome:
+        start = time.perf_counter()
+        check_rows(step.rows, self._geometry)
+        self._copy(step.copies)
+        tokens, logprobs = self._run(step.rows) if step.rows else ((), ())
+        return Outcome(step.number, tokens, logprobs, time.perf_counter() - start)
+
+    def hidden(self, rows: Sequence[Row]) -> NDArray[np.float32]:
+        """Hidden states [tokens, width] of all rows' tokens before the last norm, one row after the other; stores their KV."""
+        check_rows(rows, self._geometry)
+        out = np.empty((sum(len(row.tokens) for row in rows), self._config.width), np.float32)
+        self._call([replace(row, sampling=None) for row in rows], out)
+        return out
+
+    def logits(self, rows: Sequence[Row]) -> NDArray[np.float32]:
+        """Logits [rows, vocabulary] of each row's last token; stores their KV."""
+        check_rows(rows, self._geometry)
+        out = np.empty((len(rows), self._config.vocabulary), np.float32)
+        self._call([replace(row, sampling=GREEDY) for row in rows], logits=out)
+        return out
+
+    def close(self) -> None:
+        self._model.close()
+        self.frames = {tier: np.zeros((0, 0), np.uint16) for tier in Tier}
+
+    def _copy(self, copies: Sequence[Copy]) -> None:
+        for copy in copies:
+            for tier, frame in ((copy.source_tier, copy.source), (copy.target_tier, copy.target)):
+                if not 0 <= frame < len(self.frames[tier]):
+                    raise DeviceFailed(f"copy names {tier.value} frame {frame}, but the tier has {len(self.frames[tier])} frames")
+            self.frames[copy.target_tier][copy.target] = self.frames[copy.source_tier][copy.source]
+
+    def _run(self, rows: Sequence[Row]) -> tuple[tuple[int | None, ...], tuple[Logprobs | None, ...]]:
+        """Sampled tokens and log-probabilities of the rows."""
+        greatest, chosen, logprobs, top_ids, top_logprobs = self._call(rows)
+        sampled = [row.sampling is not None for row in rows]
+        if not np.isfinite(greatest[sampled]).all():
+            self._refuse(rows, greatest)
+        tokens = tuple(int(token) if wanted else None for token, wanted in zip(chosen, sampled, strict=True))
+        asked = [row.sampling.logprobs if row.sampling is not None else 0 for row in rows]
+        if not any(asked):
+            return tokens, ()
+        logs = tuple(
+            Logprobs(float(chosen), tuple(zip(ids[:count].tolist(), values[:count].tolist(), strict=True))) if count else None
+            for chosen, ids, values, count in zip(logprobs, top_ids, top_logprobs, asked, strict=True)
+        )
+        return tokens, logs
+
+    def _call(
+        self, rows: Sequence[Row], hidden: NDArray[np.float32] | None = None, logits: NDArray[np.float32] | None = None
+    ) -> tuple[NDArray[Any], ...]:
+        """Greatest logit, token, its log-probability, likeliest ids and theirs, of each row."""
+        cosines, sines = self._rotation(max(row.position + len(row.tokens) for row in rows))
+        count = len(rows)
+        given = np.zeros(count, ROW)
+        hows = [row.sampling or GREEDY for row in rows]
+        drawn = [how.temperature > 0 for how in hows]
+        numbers = uniform([how.seed for how in hows], [row.position + len(row.tokens) for row in rows]) if any(drawn) else np.zeros(count)
+        tokens: list[int] = []
+        frames: list[int] = []
+        history: list[int] = []
+        packed = []
+        for row, how, number in zip(rows, hows, numbers.tolist(), strict=True):
+            seen = row.history if how.repetition_penalty != 1 else ()
+            what = (len(tokens), len(row.tokens), row.position, len(frames), row.store, row.sampling is not None)
+            filters = (how.top_k, min(how.logprobs, self._config.vocabulary, MOST_LOGPROBS), len(history), len(seen))
+            packed.append((*what, *filters, how.temperature, how.top_p, how.min_p, how.repetition_penalty, number))
+            tokens += row.tokens
+            frames += row.frames
+            history += seen
+        given[:] = packed
+        arrays = [given, *(np.array(numbers, np.int32) for numbers in (tokens, frames, history or [0]))]
+        out = (np.zeros(count, np.float32), np.zeros(count, np.int32), np.zeros(count, np.float32))
+        top = (np.zeros((count, MOST_LOGPROBS), np.int32), np.zeros((count, MOST_LOGPROBS), np.float32))
+        pointers = [array.ctypes.data for array in (*arrays, self.frames[Tier.DEVICE], cosines, sines, *out, *top)]
+        wanted = [None if array is None else array.ctypes.data for array in (hidden, logits)]
+        self._model.step(StepIn(*pointers, *wanted, count))
+        return *out, *top
+
+    def _refuse(self, rows: Sequence[Row], greatest: NDArray[np.float32]) -> None:
+        """Zero the pages that hold what is no number, so that nobody inherits it, and say so."""
+        for frame in sorted({frame for row in rows for frame in row.frames}):
+            page = self.frames[Tier.DEVICE][frame]
+            if ((page & 0x7F80) == 0x7F80).any():
+                page[:] = 0
+        row, value = next((row, value) for row, value in zip(rows, greatest, strict=True) if row.sampling and not np.isfinite(value))
+        raise DeviceFailed(
+            f"the model gave logits that are no numbers ({value}) to burst {row.burst} after {row.position + len(row.tokens)} tokens: "
+            "its weights or its pages are damaged; try again, and pull the model again if it stays"
+        )
+
+    def _rotation(self, length: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Cosines and sines [at least `length`, head width / 2] of every position; made larger as longer contexts appear."""
+        if len(self._cosines) < length:
+            grown = min(max(1024, 1 << (length - 1).bit_length()), max(self._config.window, length))
+            frequencies, factor = inverse_frequencies(self._config.rope, self._config.head_width)
+            angles = np.arange(grown, dtype=np.float32)[:, None] * frequencies
+            self._cosines, self._sines = np.cos(angles) * np.float32(factor), np.sin(angles) * np.float32(factor)
+        return self._cosines, self._sines
+
+    def _calibrate(self) -> tuple[float, float]:
+        """Tokens/s of a short prefill and pages/s of copies, each the best of two."""
+        slots = self._geometry.page_slots
+        count = min(CALIBRATION_TOKENS, self._geometry.window, self._geometry.device_frames * slots)
+        row = Row(0, (0,) * count, 0, tuple(range(-(-count // slots))))
+        copies = min(CALIBRATION_COPIES, self._geometry.device_frames, self._geometry.host_frames)
+        out = [Copy(Tier.DEVICE, frame, Tier.HOST, frame) for frame in range(copies)]
+        prefill = copying = float("inf")
+        for _ in range(2):
+            start = time.perf_counter()
+            self._call([row])
+            prefill = min(prefill, time.perf_counter() - start)
+            start = time.perf_counter()
+            self._copy(out)
+            copying = min(copying, time.perf_counter() - start)
+        return count / prefill, copies / copying if copies else 0.0

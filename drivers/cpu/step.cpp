@@ -1,0 +1,396 @@
+// A step of the decoder of the Llama family, from token ids to sampled tokens, in one call.
+//
+//     x = embedding[tokens]
+//     for each layer:  q, k, v = norm(x) Wqkv -> (qk-norm) -> rotate; k, v -> pages
+//                      x += attention(q) Wo
+//                      x += (silu(norm(x) Wgate) * (norm(x) Wup)) Wdown
+//     logits = norm(x of the rows that want a token) Whead -> sample
+//
+// The residual x and all sums are float32; what enters a product is bfloat16. Everything a row's numbers depend on is
+// computed in an order that its own tokens give (linear.hpp, attention.hpp): a step is batch invariant, bit for bit.
+// The caller owns pages and rotation tables, checks every number before, and calls from one thread at a time.
+#include <memory>
+
+#include "attention.hpp"
+#include "sampler.hpp"
+
+#if defined(LLMOS_AMX)
+#include <asm/prctl.h>
+#endif
+
+namespace llmos {
+
+struct Shape {
+    std::int32_t layers, width, heads, kv_heads, head_width, ffn, vocabulary, slots, tied, qk_norm, in_levels;
+    float epsilon;
+};
+
+struct Layer {
+    std::vector<float> input_norm, post_norm, query_norm, key_norm;
+    Matrix query_key_value, output, gate_up, down;
+    int window = 0;
+};
+
+// As native.py packs it.
+struct RowIn {
+    std::int32_t first, count, position, frames, store, sample, top_k, logprobs, history, history_size;
+    float temperature, top_p, min_p, penalty;
+    double uniform;
+};
+
+struct StepIn {
+    const RowIn* rows;
+    const std::int32_t* tokens;
+    const std::int32_t* frames;
+    const std::int32_t* history;
+    bf16* cache;
+    const float *cosines, *sines;  // [positions, head width / 2]
+    float* greatest;               // out, per row: its greatest logit
+    std::int32_t* chosen;          // out, per row: the token
+    float* chosen_logprobs;        // out, per row
+    std::int32_t* top_ids;         // out, [rows, 20]
+    float* top_logprobs;           // out, [rows, 20]
+    float* hidden;                 // out if not null: [tokens, width], before the last norm
+    float* logits;                 // out if not null: [rows, vocabulary]
+    std::int32_t count;            // rows
+};
+
+constexpr int MOST_LOGPROBS = 20;
+
+// One stretch of a row's tokens in one page.
+struct Stretch {
+    int token, count, position, frame, slot;
+    bool store;
+};
+
+class Model {
+   public:
+    Model(const Shape& shape, int threads) : pool(threads), shape_(shape), layers(shape.layers) {
+        const int queries = shape.heads * shape.head_width, keys = shape.kv_heads * shape.head_width;
+        for (auto& layer : layers) {
+            layer.query_key_value.shape(queries + 2 * keys, shape.width, shape.in_levels);
+            layer.output.shape(shape.width, queries, shape.in_levels);
+            layer.gate_up.shape(2 * round_up(shape.ffn, LANES), shape.width, shape.in_levels);
+            layer.down.shape(shape.width, shape.ffn, shape.in_levels);
+        }
+        head.shape(shape.vocabulary, shape.width, shape.in_levels);
+    }
+
+    void step(const StepIn& in) {
+        std::vector<Row> rows;
+        std::vector<Stretch> stretches;
+        int tokens = 0;
+        for (int r = 0; r < in.count; r++) {
+            const RowIn& row = in.rows[r];
+            rows.push_back({row.first, row.count, row.position, in.frames + row.frames, row.store != 0});
+            tokens += row.count;
+            for (int done = 0; done < row.count;) {
+                const int position = row.position + done, slot = position % shape_.slots, count = std::min(row.count - done, shape_.slots - slot);
+                stretches.push_back({row.first + done, count, position, rows.back().frames[position / shape_.slots], slot, row.store != 0});
+                done += count;
+            }
+        }
+        make_room(tokens);
+        const Cache cache{in.cache, shape_.layers, shape_.kv_heads, shape_.head_width, shape_.slots};
+        embed(in.tokens, tokens);
+        std::vector<std::pair<int, std::unique_ptr<Attention>>> plans;  // one per kind of window
+        for (int l = 0; l < shape_.layers; l++) {
+            const Layer& layer = layers[l];
+            auto plan = std::find_if(plans.begin(), plans.end(), [&](auto& known) { return known.first == layer.window; });
+            if (plan == plans.end()) {
+                plans.emplace_back(layer.window, std::make_unique<Attention>(rows, cache, shape_.heads, layer.window, states_));
+                plan = plans.end() - 1;
+            }
+            norm(tokens, layer.input_norm.data());
+            linear(pool, layer.query_key_value, normed_, levels_, tokens, [&](int row, int block, const float* sums) {
+                add_bias(layer.query_key_value, block, sums, fused_.get() + std::size_t(row) * fused_width());
+            });
+            each(int(stretches.size()), tokens, [&](int s) { rotate(in, l, stretches[s], cache); });
+            plan->second->run(pool, l, queries_.get(), mixed_);
+            linear(pool, layer.output, mixed_, levels_, tokens, [&](int row, int block, const float* sums) { add_to_x(layer.output, row, block, sums); });
+            norm(tokens, layer.post_norm.data());
+            linear(pool, layer.gate_up, normed_, levels_, tokens, [&](int row, int block, const float* sums) { gate(layer.gate_up, row, block, sums); });
+            linear(pool, layer.down, hidden_, levels_, tokens, [&](int row, int block, const float* sums) { add_to_x(layer.down, row, block, sums); });
+        }
+        if (in.hidden)
+            for (int t = 0; t < tokens; t++) std::memcpy(in.hidden + std::size_t(t) * shape_.width, x(t), shape_.width * sizeof(float));
+        sample(in);
+    }
+
+    Pool pool;
+    const Shape shape_;
+    std::vector<Layer> layers;
+    Matrix head;
+    std::vector<float> last_norm;
+    const bf16* embedding = nullptr;  // none: the head is the embedding
+
+   private:
+    int fused_width() const { return layers[0].query_key_value.padded_out(); }
+    int x_width() const { return std::max(layers[0].output.padded_out(), layers[0].down.padded_out()); }
+    float* x(int token) const { return x_.get() + std::size_t(token) * x_width(); }
+
+    void make_room(int tokens) {
+        if (tokens <= room_) return;
+        room_ = tokens;
+        x_.resize(std::size_t(tokens) * x_width());
+        fused_.resize(std::size_t(tokens) * fused_width());
+        normed_.shape(tokens, shape_.width);
+        queries_.resize(std::size_t(tokens) * shape_.heads * shape_.head_width);
+        mixed_.shape(tokens, shape_.heads * shape_.head_width);
+        hidden_.shape(tokens, layers[0].gate_up.padded_out() / 2);
+    }
+
+    // For each i of `count`, here if there are so few tokens that waking others costs more.
+    template <class F>
+    void each(int count, int tokens, F&& f) {
+        if (tokens * shape_.width < 8192)
+            for (int i = 0; i < count; i++) f(i);
+        else
+            pool.run(count, f);
+    }
+
+    void embed(const std::int32_t* ids, int tokens) {
+        for (int t = 0; t < tokens; t++) {
+            if (!embedding) {
+                head.unpack(ids[t], x(t));
+                continue;
+            }
+            const bf16* from = embedding + std::size_t(ids[t]) * shape_.width;
+            for (int i = 0; i < shape_.width; i++) x(t)[i] = widen(from[i]);
+        }
+    }
+
+    // x / sqrt(mean(x^2) + epsilon) * weight (Zhang and Sennrich 2019).
+    float inverse_length(const float* from, int width) const {
+        Vec squares = all(0);
+        int i = 0;
+        for (; i + LANES <= width; i += LANES) squares = fma(load(from + i), load(from + i), squares);
+        float total = sum(squares);
+        for (; i < width; i++) total += from[i] * from[i];
+        return 1.0f / std::sqrt(total / float(width) + shape_.epsilon);
+    }
+
+    void norm_row(const float* from, const float* weight, const Activations& to, int row) const {
+        const float scale = inverse_length(from, shape_.width);
+        int i = 0;
+        for (; i + LANES <= shape_.width; i += LANES) store_bf16(to.at(row, i), load(from + i) * all(scale) * load(weight + i));
+        for (; i < shape_.width; i++) *to.at(row, i) = narrow(from[i] * scale * weight[i]);
+    }
+
+    void norm(int tokens, const float* weight) {
+        each((tokens + 7) / 8, tokens, [&](int part) {
+            for (int t = part * 8; t < std::min(tokens, part * 8 + 8); t++) norm_row(x(t), weight, normed_, t);
+        });
+    }
+
+    static void add_bias(const Matrix& matrix, int block, const float* sums, float* row) {
+        const float* bias = matrix.bias.get() + block * LANES;
+        for (int i = 0; i < GROUP * LANES; i += LANES) store(row + block * LANES + i, load(sums + i) + load(bias + i));
+    }
+
+    void add_to_x(const Matrix& matrix, int row, int block, const float* sums) {
+        const float* bias = matrix.bias.get() + block * LANES;
+        float* to = x(row) + block * LANES;
+        for (int i = 0; i < GROUP * LANES; i += LANES) store(to + i, load(to + i) + (load(sums + i) + load(bias + i)));
+    }
+
+    // Blocks alternate: 16 of the gate, the same 16 of up. silu(g) = g / (1 + e^-g).
+    void gate(const Matrix& matrix, int row, int block, const float* sums) {
+        const float* bias = matrix.bias.get() + block * LANES;
+        for (int b = 0; b < GROUP; b += 2) {
+            Vec g = load(sums + b * LANES) + load(bias + b * LANES), u = load(sums + (b + 1) * LANES) + load(bias + (b + 1) * LANES);
+            store_bf16(hidden_.at(row, (block + b) / 2 * LANES), g / (all(1) + exp(all(0) - g)) * u);
+        }
+    }
+
+    void turn(float* head, const std::vector<float>& weight, const float* cosines, const float* sines) const {
+        const int half = shape_.head_width / 2;
+        if (!weight.empty()) {
+            const float scale = inverse_length(head, shape_.head_width);
+            for (int i = 0; i < shape_.head_width; i++) head[i] = head[i] * scale * weight[i];
+        }
+        for (int i = 0; i < half; i++) {
+            const float a = head[i], b = head[i + half];
+            head[i] = a * cosines[i] - b * sines[i];
+            head[i + half] = b * cosines[i] + a * sines[i];
+        }
+    }
+
+    void rotate(const StepIn& in, int layer, const Stretch& stretch, const Cache& cache) {
+        const int width = shape_.head_width, half = width / 2;
+        const float scale = 1.0f / std::sqrt(float(width));
+        for (int t = 0; t < stretch.count; t++) {
+            const std::size_t position = stretch.position + t;
+            const float *cosines = in.cosines + position * half, *sines = in.sines + position * half;
+            float* fused = fused_.get() + std::size_t(stretch.token + t) * fused_width();
+            bf16* to = queries_.get() + std::size_t(stretch.token + t) * shape_.heads * width;
+            for (int h = 0; h < shape_.heads; h++) {
+                turn(fused + h * width, layers[layer].query_norm, cosines, sines);
+                for (int i = 0; i < width; i += LANES) store_bf16(to + h * width + i, load(fused + h * width + i) * all(scale));
+            }
+            if (!stretch.store) continue;
+            float *keys = fused + shape_.heads * width, *values = keys + shape_.kv_heads * width;
+            for (int h = 0; h < shape_.kv_heads; h++) {
+                turn(keys + h * width, layers[layer].key_norm, cosines, sines);
+                cache.write(stretch.frame, stretch.slot + t, layer, h, keys + h * width, values + h * width);
+            }
+        }
+    }
+
+    // What one group of the vocabulary has to say about one row.
+    struct Best {
+        float value;
+        std::int32_t id;
+    };
+
+    // Whether a row needs all of its logits.
+    static bool keeps(const StepIn& in, const RowIn& row) { return in.logits || row.temperature > 0 || row.penalty != 1 || row.logprobs > 0; }
+
+    void sample(const StepIn& in) {
+        std::vector<int> wanted;
+        for (int r = 0; r < in.count; r++)
+            if (in.rows[r].sample) wanted.push_back(r);
+        if (wanted.empty()) return;
+        const int count = int(wanted.size()), groups = head.blocks() / GROUP, padded = head.padded_out();
+        if (count > last_rows_) {
+            last_rows_ = count;
+            last_.shape(count, shape_.width);
+            best_.resize(std::size_t(count) * groups);
+        }
+        std::vector<float*> kept(count);  // logits of rows that need more than the greatest
+        int keep = 0;
+        for (int i = 0; i < count; i++) {
+            const RowIn& row = in.rows[wanted[i]];
+            norm_row(x(row.first + row.count - 1), last_norm.data(), last_, i);
+            if (keeps(in, row)) keep++;
+        }
+        logits_.resize(std::size_t(keep) * padded);
+        for (int i = 0, k = 0; i < count; i++) {
+            const RowIn& row = in.rows[wanted[i]];
+            if (keeps(in, row)) kept[i] = logits_.get() + std::size_t(k++) * padded;
+        }
+        linear(pool, head, last_, levels_, count, [&](int i, int block, const float* sums) {
+            const int from = block * LANES, n = std::min(GROUP * LANES, shape_.vocabulary - from);
+            const int at = n > 0 ? arg_max(sums, n) : 0;
+            best_[std::size_t(i) * groups + block / GROUP] = n > 0 ? Best{sums[at], from + at} : Best{NOTHING, 0};
+            if (kept[i]) std::memcpy(kept[i] + from, sums, GROUP * LANES * sizeof(float));
+        });
+        pool.run(count, [&](int i) {
+            Best best{NOTHING, 0};
+            for (int g = 0; g < groups; g++) {
+                const Best& other = best_[std::size_t(i) * groups + g];
+                if (other.value != other.value || other.value > best.value) best = other;
+                if (best.value != best.value) break;
+            }
+            in.greatest[wanted[i]] = best.value;
+            in.chosen[wanted[i]] = best.id;
+            if (in.logits) std::memcpy(in.logits + std::size_t(wanted[i]) * shape_.vocabulary, kept[i], shape_.vocabulary * sizeof(float));
+            if (kept[i] && best.value - best.value == 0) choose(in, wanted[i], kept[i]);
+        });
+    }
+
+    void choose(const StepIn& in, int r, float* logits) const {
+        const RowIn& row = in.rows[r];
+        thread_local Sampler sampler;
+        thread_local std::vector<float> plain;
+        if (row.logprobs > 0) plain.assign(logits, logits + head.padded_out());
+        if (row.temperature > 0 || row.penalty != 1) {
+            const Choice how{row.temperature, row.top_p, row.min_p, row.penalty, row.top_k, row.logprobs, in.history + row.history, row.history_size, row.uniform};
+            in.chosen[r] = sampler.draw(logits, shape_.vocabulary, how);
+        }
+        if (row.logprobs <= 0) return;
+        const double total = log_sum(plain.data(), shape_.vocabulary);
+        in.chosen_logprobs[r] = float(plain[in.chosen[r]] - total);
+        const int count = std::min(row.logprobs, shape_.vocabulary);
+        std::int32_t* ids = in.top_ids + std::size_t(r) * MOST_LOGPROBS;
+        likeliest(plain.data(), shape_.vocabulary, count, ids);
+        for (int i = 0; i < count; i++) in.top_logprobs[std::size_t(r) * MOST_LOGPROBS + i] = float(plain[ids[i]] - total);
+    }
+
+    int room_ = 0, last_rows_ = 0;
+    Buffer<float> x_, fused_, logits_, states_;
+    Buffer<Best> best_;
+    Buffer<bf16> queries_;  // [tokens, heads * head width]
+    Activations normed_, mixed_, hidden_, last_;
+    Levels levels_;
+};
+
+// Whether this process may use what it was compiled for.
+inline bool allowed() {
+#if defined(LLMOS_AMX)
+    constexpr int TILE_DATA = 18;
+    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0;
+#else
+    return true;
+#endif
+}
+
+template <class F>
+int guarded(F&& f) {
+    try {
+        return f();
+    } catch (const std::exception&) {  // no memory, no thread
+        return 1;
+    }
+}
+
+enum Part { QUERY_KEY_VALUE, OUTPUT, GATE_UP, DOWN, HEAD };
+enum Norm { INPUT_NORM, POST_NORM, QUERY_NORM, KEY_NORM, LAST_NORM };
+
+inline Matrix& matrix_of(Model& model, int layer, int part) {
+    switch (part) {
+        case QUERY_KEY_VALUE: return model.layers[layer].query_key_value;
+        case OUTPUT: return model.layers[layer].output;
+        case GATE_UP: return model.layers[layer].gate_up;
+        case DOWN: return model.layers[layer].down;
+        default: return model.head;
+    }
+}
+
+}  // namespace llmos
+
+// What native.py calls. Those that can fail return 0, 1 when there is no memory (or thread) for it, 2 for a weight that is not finite.
+extern "C" {
+
+int llmos_layout(int what) {
+    const std::size_t sizes[] = {sizeof(llmos::Shape), sizeof(llmos::RowIn), sizeof(llmos::StepIn), llmos::SEGMENT, llmos::GROUP, llmos::ROWS};
+    return int(sizes[what]);
+}
+
+int llmos_allowed() { return llmos::allowed() ? 1 : 0; }
+
+int llmos_open(const llmos::Shape* shape, int threads, llmos::Model** made) {
+    return llmos::guarded([&] { return *made = new llmos::Model(*shape, threads), 0; });
+}
+
+void llmos_close(llmos::Model* model) { delete model; }
+
+int llmos_set_matrix(llmos::Model* model, int layer, int part, const llmos::bf16* source, int rows, int first, int stride) {
+    return llmos::guarded([&] { return llmos::matrix_of(*model, layer, part).pack(model->pool, source, rows, first, stride) ? 0 : 2; });
+}
+
+// From block `first` on, every `stride`-th.
+void llmos_set_bias(llmos::Model* model, int layer, int part, const float* source, int count, int first, int stride) {
+    float* bias = llmos::matrix_of(*model, layer, part).bias.get();
+    for (int i = 0; i < count; i++) bias[(first + i / llmos::LANES * stride) * llmos::LANES + i % llmos::LANES] = source[i];
+}
+
+void llmos_set_norm(llmos::Model* model, int layer, int which, const float* source, int count) {
+    std::vector<float> weight(source, source + count);
+    switch (which) {
+        case llmos::INPUT_NORM: model->layers[layer].input_norm = weight; break;
+        case llmos::POST_NORM: model->layers[layer].post_norm = weight; break;
+        case llmos::QUERY_NORM: model->layers[layer].query_norm = weight; break;
+        case llmos::KEY_NORM: model->layers[layer].key_norm = weight; break;
+        default: model->last_norm = weight;
+    }
+}
+
+void llmos_set_window(llmos::Model* model, int layer, int window) { model->layers[layer].window = window; }
+
+void llmos_set_embedding(llmos::Model* model, const llmos::bf16* source) { model->embedding = source; }
+
+int llmos_step(llmos::Model* model, const llmos::StepIn* in) {
+    return llmos::guarded([&] { return model->step(*in), 0; });
+}
+}

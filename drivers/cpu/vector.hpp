@@ -1,0 +1,242 @@
+// Sixteen floats, and pairs of bfloat16, on whatever vector unit the compiler was told to use.
+//
+// Everything above this file is written once, in these operations. AVX-512 holds a Vec in one register, AVX2 in two. Each
+// operation gives the same bits on every call, so a sum in a fixed order is the same sum wherever it is computed; between
+// machines of different width the last bits may differ.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+namespace llmos {
+
+using bf16 = std::uint16_t;  // the upper half of a float's bits
+
+constexpr int LANES = 16;
+
+inline std::uint32_t bits(float x) {
+    std::uint32_t b;
+    std::memcpy(&b, &x, 4);
+    return b;
+}
+
+inline float widen(bf16 x) {
+    std::uint32_t b = std::uint32_t(x) << 16;
+    float f;
+    std::memcpy(&f, &b, 4);
+    return f;
+}
+
+// Nearest, ties to even. A NaN stays one.
+inline bf16 narrow(float x) {
+    std::uint32_t b = bits(x);
+    if ((b & 0x7fffffff) > 0x7f800000) return bf16((b >> 16) | 0x40);
+    return bf16((b + 0x7fff + ((b >> 16) & 1)) >> 16);
+}
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+
+struct Vec {
+    __m512 v;
+};
+
+inline Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
+inline void store(float* p, Vec a) { _mm512_storeu_ps(p, a.v); }
+inline Vec all(float x) { return {_mm512_set1_ps(x)}; }
+inline Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
+inline Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
+inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
+inline Vec operator/(Vec a, Vec b) { return {_mm512_div_ps(a.v, b.v)}; }
+inline Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+inline Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
+inline Vec min(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }
+inline float sum(Vec a) { return _mm512_reduce_add_ps(a.v); }
+inline float greatest(Vec a) { return _mm512_reduce_max_ps(a.v); }
+// Lanes [first, last) of a, the others of b.
+inline Vec between(Vec a, Vec b, int first, int last) {
+    std::uint32_t below = last >= LANES ? 0xffffu : (1u << (last < 0 ? 0 : last)) - 1;
+    std::uint32_t from = first <= 0 ? 0xffffu : first >= LANES ? 0u : 0xffffu << first;
+    return {_mm512_mask_blend_ps(__mmask16(below & from), b.v, a.v)};
+}
+// A bit for each lane in which they are equal; a NaN equals nothing.
+inline std::uint32_t equal(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ); }
+// a where x is not below y (or no number), else 0.
+inline Vec unless_below(Vec x, Vec y, Vec a) { return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x.v, y.v, _CMP_NLT_UQ), a.v)}; }
+inline Vec load_bf16(const bf16* p) {
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16))};
+}
+inline void store_bf16(bf16* p, Vec a) {
+#if defined(__AVX512BF16__)
+    _mm256_storeu_si256((__m256i*)p, (__m256i)_mm512_cvtneps_pbh(a.v));
+#else
+    __m512i b = _mm512_castps_si512(a.v);
+    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(b, 16), _mm512_set1_epi32(1));
+    __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(b, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
+    __mmask16 nan = _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
+    _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, nan, _mm512_set1_epi32(0x7fc0))));
+#endif
+}
+
+// Pairs of bfloat16, one pair a lane.
+struct Pairs {
+    __m512i v;
+};
+inline Pairs load_pairs(const bf16* p) { return {_mm512_loadu_si512(p)}; }
+inline Pairs all_pairs(std::uint32_t pair) { return {_mm512_set1_epi32(int(pair))}; }
+inline Vec dot(Vec sum, Pairs a, Pairs b) {
+#if defined(__AVX512BF16__)
+    return {_mm512_dpbf16_ps(sum.v, (__m512bh)a.v, (__m512bh)b.v)};
+#else
+    const __m512i high = _mm512_set1_epi32(int(0xffff0000));
+    sum.v = _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_slli_epi32(a.v, 16)), _mm512_castsi512_ps(_mm512_slli_epi32(b.v, 16)), sum.v);
+    return {_mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_and_si512(a.v, high)), _mm512_castsi512_ps(_mm512_and_si512(b.v, high)), sum.v)};
+#endif
+}
+// Sixteen sums of products of four 8-bit integers each.
+struct Whole {
+    __m512i v;
+};
+struct Fours {
+    __m512i v;
+};
+inline Whole no_whole() { return {_mm512_setzero_si512()}; }
+inline Fours load_fours(const std::int8_t* p) { return {_mm512_loadu_si512(p)}; }
+// Adds (four + 128) * weights: unsigned by signed. VPMADDUBSW would saturate, so without VNNI both sides are widened.
+inline Whole dot(Whole sum, Fours weights, std::uint32_t four) {
+    const __m512i x = _mm512_set1_epi32(int(four ^ 0x80808080u));
+#if defined(__AVX512VNNI__)
+    return {_mm512_dpbusd_epi32(sum.v, x, weights.v)};
+#else
+    const __m512i even = _mm512_set1_epi16(0x00ff);
+    const __m512i low = _mm512_madd_epi16(_mm512_and_si512(x, even), _mm512_srai_epi16(_mm512_slli_epi16(weights.v, 8), 8));
+    const __m512i high = _mm512_madd_epi16(_mm512_srli_epi16(x, 8), _mm512_srai_epi16(weights.v, 8));
+    return {_mm512_add_epi32(sum.v, _mm512_add_epi32(low, high))};
+#endif
+}
+inline Vec whole_floats(Whole a, const std::int32_t* less) { return {_mm512_cvtepi32_ps(_mm512_sub_epi32(a.v, _mm512_loadu_si512(less)))}; }
+inline Vec load_whole(const std::int32_t* p) { return {_mm512_cvtepi32_ps(_mm512_loadu_si512(p))}; }
+inline void store_levels(std::int8_t* p, Vec a) { _mm_storeu_si128((__m128i*)p, _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a.v))); }
+
+inline Vec power_of_two(Vec n, Vec a) { return {_mm512_scalef_ps(a.v, n.v)}; }  // a * 2^n, n whole
+inline Vec nearest(Vec a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+
+#else  // AVX2 with FMA
+
+struct Vec {
+    __m256 a, b;
+};
+
+inline Vec load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+inline void store(float* p, Vec x) {
+    _mm256_storeu_ps(p, x.a);
+    _mm256_storeu_ps(p + 8, x.b);
+}
+inline Vec all(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+inline Vec operator+(Vec x, Vec y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
+inline Vec operator-(Vec x, Vec y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
+inline Vec operator*(Vec x, Vec y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
+inline Vec operator/(Vec x, Vec y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
+inline Vec fma(Vec x, Vec y, Vec z) { return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
+inline Vec max(Vec x, Vec y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
+inline Vec min(Vec x, Vec y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
+inline float sum(Vec x) {
+    __m256 eight = _mm256_add_ps(x.a, x.b);
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+}
+inline float greatest(Vec x) {
+    __m256 eight = _mm256_max_ps(x.a, x.b);
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps(two, two, 1)));
+}
+inline Vec between(Vec x, Vec y, int first, int last) {
+    const __m256i low = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), high = _mm256_add_epi32(low, _mm256_set1_epi32(8));
+    const __m256i from = _mm256_set1_epi32(first - 1), to = _mm256_set1_epi32(last);
+    auto mask = [&](__m256i lane) { return _mm256_castsi256_ps(_mm256_and_si256(_mm256_cmpgt_epi32(lane, from), _mm256_cmpgt_epi32(to, lane))); };
+    return {_mm256_blendv_ps(y.a, x.a, mask(low)), _mm256_blendv_ps(y.b, x.b, mask(high))};
+}
+inline std::uint32_t equal(Vec x, Vec y) {
+    return std::uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(x.a, y.a, _CMP_EQ_OQ)) | _mm256_movemask_ps(_mm256_cmp_ps(x.b, y.b, _CMP_EQ_OQ)) << 8);
+}
+inline Vec unless_below(Vec x, Vec y, Vec z) {
+    return {_mm256_and_ps(_mm256_cmp_ps(x.a, y.a, _CMP_NLT_UQ), z.a), _mm256_and_ps(_mm256_cmp_ps(x.b, y.b, _CMP_NLT_UQ), z.b)};
+}
+inline Vec load_bf16(const bf16* p) {
+    auto half = [](const bf16* q) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)q)), 16)); };
+    return {half(p), half(p + 8)};
+}
+inline void store_bf16(bf16* p, Vec x) {
+    float plain[LANES];
+    store(plain, x);
+    for (int i = 0; i < LANES; i++) p[i] = narrow(plain[i]);
+}
+
+struct Pairs {
+    __m256i a, b;
+};
+inline Pairs load_pairs(const bf16* p) { return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)(p + 16))}; }
+inline Pairs all_pairs(std::uint32_t pair) { return {_mm256_set1_epi32(int(pair)), _mm256_set1_epi32(int(pair))}; }
+inline __m256 dot(__m256 sum, __m256i a, __m256i b) {
+    const __m256i high = _mm256_set1_epi32(int(0xffff0000));
+    sum = _mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_slli_epi32(a, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(b, 16)), sum);
+    return _mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_and_si256(a, high)), _mm256_castsi256_ps(_mm256_and_si256(b, high)), sum);
+}
+inline Vec dot(Vec sum, Pairs x, Pairs y) { return {dot(sum.a, x.a, y.a), dot(sum.b, x.b, y.b)}; }
+struct Whole {
+    __m256i a, b;
+};
+struct Fours {
+    __m256i a, b;
+};
+inline Whole no_whole() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+inline Fours load_fours(const std::int8_t* p) { return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)(p + 32))}; }
+inline Whole dot(Whole sum, Fours weights, std::uint32_t four) {
+    const __m256i x = _mm256_set1_epi32(int(four ^ 0x80808080u)), even = _mm256_set1_epi16(0x00ff);
+    auto add = [&](__m256i to, __m256i w) {
+        const __m256i low = _mm256_madd_epi16(_mm256_and_si256(x, even), _mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8));
+        return _mm256_add_epi32(to, _mm256_add_epi32(low, _mm256_madd_epi16(_mm256_srli_epi16(x, 8), _mm256_srai_epi16(w, 8))));
+    };
+    return {add(sum.a, weights.a), add(sum.b, weights.b)};
+}
+inline Vec whole_floats(Whole x, const std::int32_t* less) {
+    const __m256i a = _mm256_loadu_si256((const __m256i*)less), b = _mm256_loadu_si256((const __m256i*)(less + 8));
+    return {_mm256_cvtepi32_ps(_mm256_sub_epi32(x.a, a)), _mm256_cvtepi32_ps(_mm256_sub_epi32(x.b, b))};
+}
+inline void store_levels(std::int8_t* p, Vec x) {
+    const __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b));  // in turns of four
+    const __m256i ordered = _mm256_permute4x64_epi64(words, 0xd8);
+    _mm_storeu_si128((__m128i*)p, _mm_packs_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1)));
+}
+
+inline __m256 power_of_two(__m256 n, __m256 a) {
+    return _mm256_mul_ps(a, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23)));
+}
+inline Vec power_of_two(Vec n, Vec a) { return {power_of_two(n.a, a.a), power_of_two(n.b, a.b)}; }
+inline Vec nearest(Vec x) {
+    return {_mm256_round_ps(x.a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), _mm256_round_ps(x.b, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+
+#endif
+
+// e^x, to two units in the last place; 0 below -87, where floats have no more normal numbers. Of no number, none.
+// Cephes' expf: x = n ln 2 + r, |r| <= ln 2 / 2, a polynomial of degree 6 in r.
+inline Vec exp(Vec x) {
+    const Vec lowest = all(-87.0f);
+    Vec clamped = min(all(88.0f), max(lowest, x));  // of a number and none, both give their second operand
+    Vec n = nearest(clamped * all(1.44269504f));
+    Vec r = fma(n, all(-0.693359375f), clamped);
+    r = fma(n, all(2.12194440e-4f), r);
+    Vec p = fma(r, all(1.9875691500e-4f), all(1.3981999507e-3f));
+    p = fma(p, r, all(8.3334519073e-3f));
+    p = fma(p, r, all(4.1665795894e-2f));
+    p = fma(p, r, all(1.6666665459e-1f));
+    p = fma(p, r, all(5.0000001201e-1f));
+    p = fma(p, r * r, r + all(1.0f));
+    return unless_below(x, lowest, power_of_two(n, p));
+}
+
+}  // namespace llmos

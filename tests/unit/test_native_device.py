@@ -1,0 +1,218 @@
+"""The native device: its steps against the same decoder in float64, what it refuses, and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from contexts import Context, Frontend
+from native import ISAS, checkpoint, compiled, config, decoder, device, random_weights, rounded
+
+from llmos.drivers.config import ModelConfig, Rope
+from llmos.drivers.cpu.compiler import Isa
+from llmos.drivers.cpu.device import NativeDevice
+from llmos.drivers.cpu.native import Native
+from llmos.kernel.device import Copy, Row, Sampling, Step, Tier
+from llmos.kernel.errno import BadFormat, DeviceFailed, InvalidArgument, NotSupported
+
+YARN = Rope(1e4, "yarn", factor=4.0, original_window=64, attention_factor=1.14)
+BIASED = {"attention_bias": True, "output_bias": True, "mlp_bias": True}
+SHAPES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "one layer, one head": {"layers": 1, "heads": 1, "kv_heads": 1},
+    "untied": {"tied": False, "vocabulary": 130},
+    "biases": {**BIASED, "heads": 2, "kv_heads": 2},
+    "norms of queries": {"qk_norm": True, "head_width": 48},
+    "windows": {"layers": 3, "windows": (None, 20, 150)},
+    "odd sizes": {"width": 37, "ffn_width": 19, "vocabulary": 33, "heads": 3, "kv_heads": 1},
+    "yarn": {"rope": YARN, "head_width": 64},
+    "large": {"width": 200, "heads": 8, "kv_heads": 2, "head_width": 80, "ffn_width": 333, "vocabulary": 1000, "qk_norm": True, **BIASED},
+}
+
+Opener = Callable[..., NativeDevice]
+
+
+@pytest.fixture(params=ISAS)
+def isa(request: pytest.FixtureRequest) -> Isa:
+    compiled(request.param)
+    found: Isa = request.param
+    return found
+
+
+@pytest.fixture
+def opened(isa: Isa) -> Iterator[Opener]:
+    devices: list[NativeDevice] = []
+
+    def open_device(shape: ModelConfig, given: Any = None, **how: Any) -> NativeDevice:
+        devices.append(device(shape, random_weights(shape) if given is None else given, isa, **how))
+        return devices[-1]
+
+    yield open_device
+    for one in devices:
+        one.close()
+
+
+def tokens_of(shape: ModelConfig, count: int, seed: int = 0) -> tuple[int, ...]:
+    return tuple(np.random.default_rng(seed).integers(0, shape.vocabulary, count).tolist())
+
+
+def whole(tokens: tuple[int, ...], **how: Any) -> Row:
+    return Row(1, tokens, 0, tuple(range(-(-len(tokens) // 16))), **how)
+
+
+@pytest.mark.parametrize("kind", ["bf16", "int8"])
+@pytest.mark.parametrize("name", SHAPES)
+def test_hidden_states(opened: Opener, name: str, kind: str) -> None:
+    """Both round at the same places: what differs are roundings that float32 tips the other way, and what comes of these."""
+    shape = config(**SHAPES[name])
+    weights = random_weights(shape)
+    tokens = tokens_of(shape, 300)
+    expected = decoder(shape, weights, tokens, kind == "int8")
+    got = opened(shape, weights, weights=kind).hidden([whole(tokens)])
+    error = np.linalg.norm(got - expected, axis=1) / np.linalg.norm(expected, axis=1)
+    most, middle = (0.02, 0.004) if kind == "bf16" else (0.06, 0.015)
+    assert error.max() < most, f"token {error.argmax()}: {error.max():.4f}"
+    assert np.median(error) < middle, f"{np.median(error):.4f}"
+    assert error.min() < 1e-6, "no token had the luck that nothing tipped"
+
+
+def quiet(shape: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
+    """Weights with which neither attention nor the last projection adds anything."""
+    weights = random_weights(shape, seed)
+    for name in weights:
+        if "o_proj" in name or "down_proj" in name:
+            weights[name] = np.zeros_like(weights[name])
+    return weights
+
+
+def test_the_last_norm_and_the_head(opened: Opener) -> None:
+    """Log-probabilities of every token after a model that changes nothing: the norm, the product and the sum by themselves."""
+    shape = config(layers=1, width=90, vocabulary=20, tied=False)
+    weights = quiet(shape)
+    one = opened(shape, weights)
+    for token in range(shape.vocabulary):
+        x = rounded(weights["model.embed_tokens.weight"])[token]
+        normed = x / np.sqrt((x * x).mean() + shape.norm_epsilon) * weights["model.norm.weight"]
+        logits = rounded(weights["lm_head.weight"]) @ rounded(normed)
+        outcome = one.execute(Step(1, (whole((token,), sampling=Sampling(logprobs=20)),)))
+        found = dict(outcome.logprobs[0].top)  # type: ignore[union-attr]
+        expected = logits - np.log(np.exp(logits).sum())
+        assert [found[index] for index in range(20)] == pytest.approx(expected.tolist(), abs=2e-2)
+        assert outcome.tokens == (int(logits.argmax()),)
+
+
+def test_gate_and_up(opened: Opener) -> None:
+    """silu(g) * u, seen through a last projection that picks one number each; from far below zero to far above."""
+    width, ffn = 48, 40
+    shape = config(layers=1, width=width, ffn_width=ffn, vocabulary=30)
+    for scale in (0.05, 1.0, 30.0):
+        weights = quiet(shape)
+        prefix = "model.layers.0.mlp."
+        weights[prefix + "gate_proj.weight"] *= np.float32(scale)
+        weights[prefix + "down_proj.weight"] = np.eye(width, ffn, dtype=np.float32)
+        tokens = tokens_of(shape, 40)
+        got = opened(shape, weights).hidden([whole(tokens)])
+        np.testing.assert_allclose(got, decoder(shape, weights, tokens), rtol=5e-3, atol=5e-3 * max(1, scale))
+
+
+@pytest.mark.parametrize("kind", ["bf16", "int8"])
+def test_threads_give_the_same_bits(opened: Opener, kind: str) -> None:
+    shape = config(**SHAPES["large"])
+    row = whole(tokens_of(shape, 200))
+    first, *others = (opened(shape, threads=threads, weights=kind).hidden([row]) for threads in (1, 2, 3))
+    assert all(np.array_equal(first, other) for other in others)
+
+
+@pytest.mark.parametrize(
+    ("changes", "slots", "text"),
+    [
+        ({"head_width": 8}, 16, "heads are 8 wide; multiples of 16 up to 256"),
+        ({"head_width": 24}, 16, "heads are 24 wide"),
+        ({"head_width": 272}, 16, "heads are 272 wide"),
+        ({}, 8, "pages have 8 slots; multiples of 16 that divide 128"),
+        ({}, 48, "pages have 48 slots"),
+        ({}, 256, "pages have 256 slots"),
+    ],
+)
+def test_models_it_cannot_take(changes: dict[str, Any], slots: int, text: str) -> None:
+    with pytest.raises(NotSupported, match=text):
+        device(config(**changes), random_weights(config(**changes)), page_slots=slots)
+
+
+@pytest.mark.parametrize("how", [{"frames": 0}, {"host_frames": -1}, {"page_slots": 0}, {"threads": 0}])
+def test_no_device_of_nothing(how: dict[str, int]) -> None:
+    with pytest.raises(InvalidArgument):
+        device(config(), random_weights(config()), **how)
+
+
+def threads() -> int:
+    return len(list(Path("/proc/self/task").iterdir()))
+
+
+@pytest.mark.parametrize("name", ["model.embed_tokens.weight", "model.layers.1.mlp.up_proj.weight", "lm_head.weight"])
+@pytest.mark.parametrize("damage", [np.uint32(0x7FC00000), np.uint32(0x7F800000), np.uint32(0xFFFFFFFF)])
+def test_damaged_weights_are_refused_and_leave_no_thread(name: str, damage: np.uint32) -> None:
+    shape = config(tied="lm_head" not in name)
+    weights = random_weights(shape)
+    weights[name].view(np.uint32)[3, 5] = damage
+    before = threads()
+    with pytest.raises(BadFormat, match="not finite"):
+        device(shape, weights, threads=3)
+    assert threads() == before
+
+
+def test_logits_that_are_no_numbers_are_refused_and_their_pages_scrubbed(opened: Opener) -> None:
+    shape = config()
+    weights = random_weights(shape)
+    weights["model.layers.0.input_layernorm.weight"][7] = np.nan
+    one = opened(shape, weights)
+    with pytest.raises(DeviceFailed, match=r"no numbers.*burst 1 after 20 tokens"):
+        one.execute(Step(1, (whole(tokens_of(shape, 20), sampling=Sampling()),)))
+    pages = one.frames[Tier.DEVICE][:2]
+    assert not ((pages & 0x7F80) == 0x7F80).any()
+
+
+@pytest.mark.parametrize("tier", [Tier.DEVICE, Tier.HOST])
+def test_copies_that_name_no_frame(opened: Opener, tier: Tier) -> None:
+    one = opened(config())
+    for copy in (Copy(tier, 64, Tier.DEVICE, 0), Copy(Tier.DEVICE, 0, tier, -1)):
+        with pytest.raises(DeviceFailed, match=f"{tier.value} frame"):
+            one.execute(Step(1, (), (copy,)))
+
+
+def test_rows_without_store_write_nothing_and_say_the_same(opened: Opener) -> None:
+    shape = config()
+    one = opened(shape)
+    frontend = Frontend(one)
+    context = Context(list(tokens_of(shape, 150)))
+    frontend.prefill(context, 70)
+    before = one.frames[Tier.DEVICE].copy()
+    kept = one.hidden([frontend.row(context)])
+    assert np.array_equal(one.frames[Tier.DEVICE], before)
+    assert np.array_equal(kept[-1], opened(shape).hidden([whole(tuple(context.tokens))])[-1])
+
+
+def test_a_digest_names_the_instruction_set_the_pages_and_the_weights(isa: Isa) -> None:
+    digests = set()
+    for slots, kind in ((16, "bf16"), (32, "bf16"), (16, "int8")):
+        one = device(config(), random_weights(config()), isa, page_slots=slots, weights=kind)
+        digests.add(one.geometry.digest)
+        assert one.geometry.batch_invariant
+        assert isa in one.describe()
+        one.close()
+    assert len(digests) == 3
+
+
+def test_structures_agree_or_nothing_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmos.drivers.cpu.native.ROW", np.dtype("<i4"))
+    with pytest.raises(NotSupported, match="do not agree"):
+        Native(compiled().path)
+
+
+def test_closing_twice_is_fine() -> None:
+    one = NativeDevice(compiled(), checkpoint(config(), random_weights(config())), name="small", frames=4)
+    one.close()
+    one.close()
