@@ -41,7 +41,8 @@ class LlamaCpp(Stateless):
         command += ["-np", self.options.get("slots", 32), "-c", self.options.get("context", 65536), "-b", 2048, "-ub", 512]
         command += ["--cache-ram", self.options.get("cache_mib", 2048), "--no-webui"]
         self.process = await asyncio.create_subprocess_exec(*map(str, command), stdin=asyncio.subprocess.DEVNULL)
-        connector = aiohttp.TCPConnector(limit=0)
+        # The server drops a connection that was idle for seconds (others had their turn); one for each request costs it nothing here.
+        connector = aiohttp.TCPConnector(limit=0, force_close=True)
         self.session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None), connector=connector)
         deadline = time.monotonic() + 120
         while not await self.healthy():

@@ -45,9 +45,7 @@ class Sampler {
    public:
     // logits: n numbers, overwritten; readable and writable up to a whole number of vectors.
     int draw(float* logits, int n, const Choice& how) {
-        for (int i = 0; i < how.history_size; i++) seen_.push_back(how.history[i]);
-        if (how.penalty != 1) penalize(logits, how.penalty);
-        seen_.clear();
+        if (how.penalty != 1) penalize(logits, how);
         if (how.temperature <= 0) return arg_max(logits, n);
         const float scale = std::max(how.temperature, COLDEST);
         for (int i = n; i % LANES; i++) logits[i] = -std::numeric_limits<float>::infinity();
@@ -64,10 +62,12 @@ class Sampler {
     std::vector<std::int32_t> seen_;
     std::vector<float> candidates_;
 
-    void penalize(float* logits, float penalty) {
+    // Each token of the history once, however often it was said.
+    void penalize(float* logits, const Choice& how) {
+        seen_.assign(how.history, how.history + how.history_size);
         std::sort(seen_.begin(), seen_.end());
         seen_.erase(std::unique(seen_.begin(), seen_.end()), seen_.end());
-        for (int id : seen_) logits[id] = logits[id] < 0 ? logits[id] * penalty : logits[id] / penalty;
+        for (int id : seen_) logits[id] = logits[id] < 0 ? logits[id] * how.penalty : logits[id] / how.penalty;
     }
 
     // Of the numbers that are at least `cutoff`: their count, or the sum of exp(number - top).
