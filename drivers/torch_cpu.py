@@ -11,13 +11,12 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import accumulate
 from typing import Literal
 
 import torch
 
-from llmos.kernel.device import Copy, Geometry, Logprobs, Outcome, Row, Step, Tier
+from llmos.kernel.device import Geometry, Logprobs, Outcome, Row, Step
 from llmos.kernel.errno import DeviceFailed, InvalidArgument
 
 from .attention import StepAttention
@@ -26,14 +25,13 @@ from .config import ModelConfig
 from .decoder import Decoder
 from .frames import LAYOUT, Frames
 from .linear import machine_threads, seconds_per_product
+from .rates import measured
 from .rows import check_rows
 from .sampler import sample
 from .snapshots import Snapshots
 
 Dtype = Literal["auto", "bf16", "fp32"]
 
-CALIBRATION_TOKENS = 64
-CALIBRATION_COPIES = 8
 SNAPSHOT_SHARE = 0.5
 """Memory for snapshots (snapshots.py), as a share of the device tier's."""
 
@@ -75,9 +73,7 @@ class TorchDevice:
             page_bytes=self.frames.page_bytes,
             digest=key.digest(),
         )
-        self._use_threads()
-        prefill_rate, copy_rate = self._calibrate()
-        self._geometry = replace(self._geometry, prefill_rate=prefill_rate, copy_rate=copy_rate)
+        self._geometry = measured(self)
 
     @property
     def geometry(self) -> Geometry:
@@ -149,24 +145,6 @@ class TorchDevice:
         for place, token in zip(sampled, chosen, strict=True):
             tokens[order[place]] = token
         return tokens, logprobs
-
-    def _calibrate(self) -> tuple[float, float]:
-        """Tokens/s of a short prefill and pages/s of copies, each the best of two."""
-        slots = self.frames.slots
-        count = min(CALIBRATION_TOKENS, self._geometry.window, self._geometry.device_frames * slots)
-        row = Row(0, (0,) * count, 0, tuple(range(-(-count // slots))))
-        copies = min(CALIBRATION_COPIES, self._geometry.device_frames, self._geometry.host_frames)
-        out = [Copy(Tier.DEVICE, frame, Tier.HOST, frame) for frame in range(copies)]
-        prefill = copying = float("inf")
-        with torch.inference_mode():
-            for _ in range(2):
-                start = time.perf_counter()
-                self.forward([row])
-                prefill = min(prefill, time.perf_counter() - start)
-                start = time.perf_counter()
-                self.frames.copy(out)
-                copying = min(copying, time.perf_counter() - start)
-        return count / prefill, copies / copying if copies else 0.0
 
 
 def choose_dtype(config: ModelConfig) -> tuple[Literal["bf16", "fp32"], str]:

@@ -24,6 +24,7 @@ from llmos.kernel.errno import DeviceFailed, InvalidArgument, NotSupported
 from ..checkpoint import Checkpoint
 from ..frequencies import inverse_frequencies
 from ..philox import uniform
+from ..rates import measured
 from ..rows import check_rows
 from .compiler import Compiled
 from .native import MOST_LOGPROBS, ROW, Native, StepIn
@@ -33,8 +34,6 @@ LAYOUT = "cpu/1"
 """Changes whenever the bytes of a page, or how they are computed, change: part of every page key."""
 Weights = Literal["bf16", "int8"]
 """int8: W8A8, a scale for each output and for each token (levels.hpp)."""
-CALIBRATION_TOKENS = 64
-CALIBRATION_COPIES = 8
 
 
 class NativeDevice:
@@ -76,8 +75,7 @@ class NativeDevice:
             digest=hashlib.sha256(checkpoint.digest + facts.encode()).digest(),
             batch_invariant=True,
         )
-        prefill_rate, copy_rate = self._calibrate()
-        self._geometry = replace(self._geometry, prefill_rate=prefill_rate, copy_rate=copy_rate)
+        self._geometry = measured(self)
 
     @property
     def geometry(self) -> Geometry:
@@ -192,20 +190,3 @@ class NativeDevice:
             angles = np.arange(grown, dtype=np.float32)[:, None] * frequencies
             self._cosines, self._sines = np.cos(angles) * np.float32(factor), np.sin(angles) * np.float32(factor)
         return self._cosines, self._sines
-
-    def _calibrate(self) -> tuple[float, float]:
-        """Tokens/s of a short prefill and pages/s of copies, each the best of two."""
-        slots = self._geometry.page_slots
-        count = min(CALIBRATION_TOKENS, self._geometry.window, self._geometry.device_frames * slots)
-        row = Row(0, (0,) * count, 0, tuple(range(-(-count // slots))))
-        copies = min(CALIBRATION_COPIES, self._geometry.device_frames, self._geometry.host_frames)
-        out = [Copy(Tier.DEVICE, frame, Tier.HOST, frame) for frame in range(copies)]
-        prefill = copying = float("inf")
-        for _ in range(2):
-            start = time.perf_counter()
-            self._call([row])
-            prefill = min(prefill, time.perf_counter() - start)
-            start = time.perf_counter()
-            self._copy(out)
-            copying = min(copying, time.perf_counter() - start)
-        return count / prefill, copies / copying if copies else 0.0
