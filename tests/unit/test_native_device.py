@@ -63,6 +63,22 @@ def whole(tokens: tuple[int, ...], **how: Any) -> Row:
     return Row(1, tokens, 0, tuple(range(-(-len(tokens) // 16))), **how)
 
 
+@pytest.mark.parametrize("name", ["windows", "large"])
+def test_a_decode_is_the_same_bits_as_a_chunk_over_many_segments(opened: Opener, name: str) -> None:
+    """A decode folds what it saw in each segment of 128 slots after all are done, a chunk as it goes: in one order.
+
+    Another order would tip one in some 50,000 of the bfloat16 that come out, so there are many.
+    """
+    shape = config(**SHAPES[name])
+    one = opened(shape)
+    tokens = tokens_of(shape, shape.window)
+    expected = one.hidden([whole(tokens)])
+    frames = whole(tokens).frames
+    places = (3, 130, *range(257, shape.window))
+    rows = [Row(place, (tokens[place],), place, frames[: place // 16 + 1], store=False) for place in places]
+    assert np.array_equal(one.hidden(rows), expected[list(places)])
+
+
 @pytest.mark.parametrize("kind", ["bf16", "int8"])
 @pytest.mark.parametrize("name", SHAPES)
 def test_hidden_states(opened: Opener, name: str, kind: str) -> None:
