@@ -67,11 +67,14 @@ def open_device(name: str, checkpoint: Checkpoint, settings: Settings, weights: 
 
 def native_functions(cache: Path) -> Compiled:
     """The compiled functions for the best instruction set that processor, compiler and system all allow. Raises NotSupported."""
+    known = supported(cpu_flags())
     problem = NotSupported("this processor has no AVX2 with FMA")
-    for isa in supported(cpu_flags()):
+    for isa in known:
         try:
             compiled = compile_native(cache, isa)
             Native(compiled.path)
+            if isa != known[0]:
+                log.warning("native functions use %s, slower than %s: %s", isa, known[0], problem)
             return compiled
         except NotSupported as error:
             problem = error

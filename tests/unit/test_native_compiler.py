@@ -13,7 +13,7 @@ import pytest
 from native import ISAS, checkpoint, compiled, config, random_weights
 
 from llmos.drivers.cpu import compiler
-from llmos.drivers.cpu.compiler import Compiled, compile_native, supported
+from llmos.drivers.cpu.compiler import Compiled, Isa, compile_native, supported
 from llmos.drivers.cpu.device import NativeDevice
 from llmos.drivers.cpu.native import Native
 from llmos.drivers.torch_cpu import TorchDevice
@@ -234,3 +234,16 @@ def test_memory_below_one_page_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
     shape = config(head_width=256, heads=64, kv_heads=64)  # 2 MiB a page
     with pytest.raises(InvalidArgument, match=r"2097152 bytes, more than device_memory.*LLMOS_DEVICE_MEMORY"):
         cpu.open_device("wide", checkpoint(shape, {}), settings())
+
+
+@pytest.mark.skipif(len(ISAS) < 2, reason="this processor has one instruction set only")
+def test_what_cannot_use_the_best_instruction_set_says_so(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def refuse_best(cache: Path, isa: Isa) -> Compiled:
+        if isa == ISAS[0]:
+            raise NotSupported("the system does not let this process use it")
+        return compiled(isa)
+
+    monkeypatch.setattr(cpu, "compile_native", refuse_best)
+    assert cpu.native_functions(Path()).isa == ISAS[1]
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"native functions use {ISAS[1]}, slower than {ISAS[0]}: the system does not let this process")
