@@ -278,7 +278,8 @@ def test_words_of_a_model_cannot_change_the_terminal(terminal: Terminal, tmp_pat
 
 
 def test_the_terminal_is_as_it_was(tmp_path: Path) -> None:
-    shell = pexpect.spawn("/bin/sh", cwd=str(tmp_path), encoding="utf-8", timeout=60, env=os.environ | {"PS1": "sh> ", "ENV": ""})
+    env = os.environ | {"PS1": "sh> ", "ENV": ""}
+    shell = pexpect.spawn("/bin/sh", cwd=str(tmp_path), encoding="utf-8", timeout=60, dimensions=(30, 200), env=env)
     shell.sendline(f"stty -a > before; LLMOS_HOME={tmp_path} PYTHONPATH={ROOT / 'src'} {sys.executable} {SLOW} 0.01 0")
     shell.expect(PROMPT)
     shell.send("Something long\r")
