@@ -220,7 +220,7 @@ class Library:
             raise InvalidArgument("say which model to pull: a name of the catalogue, a path, or hf:OWNER/REPO")
         try:
             path = Path(reference).expanduser()
-            if path.exists() or "/" in reference or path.suffix:
+            if _exists(path) or "/" in reference or path.suffix:
                 return LocalSource(path.resolve())
         except (OSError, RuntimeError) as error:  # longer than a path may be; no such person's ~
             raise InvalidArgument(f"{reference[:80]!r} is no path ({error}); give one, {Library.default}, or hf:OWNER/REPO") from None
@@ -338,3 +338,12 @@ def _files_of_ours(root: Path) -> Iterator[None]:
     except OSError as error:
         where = error.filename or root
         raise NotPermitted(f"{where}: {error.strerror}; check its permissions, or set LLMOS_HOME to a folder of yours") from None
+
+
+def _exists(path: Path) -> bool:
+    """As `Path.exists` up to Python 3.13: from 3.14 on that hides every OSError, so that a name too long is merely not there."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: characters that no file name has
+        return False
+    return True
