@@ -16,10 +16,10 @@ import torch
 
 from llmos.kernel.errno import BadFormat
 
-from .checkpoint import Checkpoint
 from .config import ModelConfig
 from .linear import Linear, packable
 from .rope import RopeTable, rotate
+from .weights import Checkpoint
 
 Attend: TypeAlias = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """(layer, queries [tokens, heads, w], keys [tokens, kv heads, w], values [tokens, kv heads, w]) -> [tokens, heads * w]."""

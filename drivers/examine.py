@@ -11,8 +11,9 @@ from pathlib import Path
 
 from llmos.kernel.errno import BadFormat
 
-from .checkpoint import file_errors, open_checkpoint, read_json
+from .checkpoint import open_checkpoint
 from .config import config_from_hf, weight_shapes
+from .files import file_errors, read_json
 from .gguf import read_gguf
 from .tokenizer import load_text
 

@@ -40,6 +40,19 @@ _FLOAT32, _STRING, _ARRAY = 6, 8, 9
 
 
 @dataclass(frozen=True, slots=True)
+class Block:
+    """A block of a ggml type that begins with its scales, which are float16."""
+
+    numbers: int
+    nbytes: int
+    scales: int
+
+
+BLOCKS = {2: Block(32, 18, 1), 3: Block(32, 20, 2), 8: Block(32, 34, 1)}
+"""Q4_0, Q4_1 and Q8_0: a scale (Q4_1: and a minimum), then 32 levels."""
+
+
+@dataclass(frozen=True, slots=True)
 class GgufTensor:
     """Where one tensor lies. `shape` is rows first (GGUF writes it the other way round)."""
 
@@ -64,23 +77,47 @@ class GgufFile:
 
         Raises BadFormat if a weight is infinite or not a number: no model has such, a damaged file does.
         """
-        from gguf.constants import GGMLQuantizationType
-        from gguf.quants import dequantize
-
         tensor = self.tensors[name]
         columns = tensor.shape[-1]
-        count = math.prod(tensor.shape[:-1])
-        packed = self._mapped[tensor.offset : tensor.offset + tensor.nbytes].reshape(count, -1)
+        packed = self._packed(tensor)
+        count = len(packed)
         step = max(1, CHUNK_ELEMENTS // columns)
         for start in range(0, count, step):
             piece = packed[start : start + step] if order is None else packed[order[start : start + step]]
-            with np.errstate(all="ignore"):
-                numbers = np.asarray(dequantize(np.ascontiguousarray(piece), GGMLQuantizationType(tensor.kind)), dtype=np.float32)
+            numbers = dequantized(piece, tensor.kind)
             if not np.isfinite(numbers).all():
-                raise BadFormat(
-                    f"tensor {name!r} of {self.path.name} holds numbers that are not finite: the file is damaged, fetch it again"
-                )
+                raise self._damaged(name)
             yield numbers.reshape(-1, columns)
+
+    def blocks(self, name: str, order: NDArray[np.intp] | None = None) -> NDArray[np.uint8]:
+        """A tensor of a type in BLOCKS, as it is: bytes [rows, bytes of a row]; `order` picks the rows. Raises BadFormat as `rows`."""
+        tensor = self.tensors[name]
+        block = BLOCKS[tensor.kind]
+        packed = self._packed(tensor)
+        scales = packed.reshape(len(packed), -1, block.nbytes)[..., : 2 * block.scales]
+        if not np.isfinite(np.ascontiguousarray(scales).view(np.float16)).all():
+            raise self._damaged(name)
+        return packed if order is None else packed[order]
+
+    def row_bytes(self, name: str) -> int:
+        tensor = self.tensors[name]
+        return tensor.nbytes // math.prod(tensor.shape[:-1])
+
+    def _packed(self, tensor: GgufTensor) -> NDArray[np.uint8]:
+        """[rows, bytes of a row]"""
+        return self._mapped[tensor.offset : tensor.offset + tensor.nbytes].reshape(math.prod(tensor.shape[:-1]), -1)
+
+    def _damaged(self, name: str) -> BadFormat:
+        return BadFormat(f"tensor {name!r} of {self.path.name} holds numbers that are not finite: the file is damaged, fetch it again")
+
+
+def dequantized(packed: NDArray[np.uint8], kind: int) -> NDArray[np.float32]:
+    """Rows of blocks of a ggml type as numbers [rows, columns]."""
+    from gguf.constants import GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    with np.errstate(all="ignore"):
+        return np.asarray(dequantize(np.ascontiguousarray(packed), GGMLQuantizationType(kind)), dtype=np.float32)
 
 
 def read_gguf(path: Path) -> GgufFile:

@@ -15,10 +15,10 @@ import torch
 from llmos.kernel.device import Geometry, Logprobs, Outcome, Row, Step, Tier
 from llmos.kernel.errno import DeviceFailed
 
-from .checkpoint import Checkpoint
 from .rope import inverse_frequencies
 from .rows import check_rows
 from .sampler import sample
+from .weights import Checkpoint
 
 
 class ReferenceDevice:

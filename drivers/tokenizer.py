@@ -21,7 +21,7 @@ import tokenizers
 
 from llmos.kernel.errno import BadFormat, Fault, InvalidArgument, NotSupported, TooLong
 
-from .checkpoint import file_errors, read_json, read_text, stamp_of, write_whole
+from .files import file_errors, read_json, read_text, stamp_of, write_whole
 from .gguf import read_gguf
 from .template import ChatTemplate, Piece
 from .vocabulary import tokenizer_json, tokenizer_settings

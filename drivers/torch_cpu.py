@@ -20,7 +20,6 @@ from llmos.kernel.device import Geometry, Logprobs, Outcome, Row, Step
 from llmos.kernel.errno import DeviceFailed, InvalidArgument
 
 from .attention import StepAttention
-from .checkpoint import Checkpoint
 from .config import ModelConfig
 from .decoder import Decoder
 from .frames import LAYOUT, Frames
@@ -29,6 +28,7 @@ from .rates import measured
 from .rows import check_rows
 from .sampler import sample
 from .snapshots import Snapshots
+from .weights import Checkpoint
 
 Dtype = Literal["auto", "bf16", "fp32"]
 

@@ -13,7 +13,7 @@ import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,19 +21,17 @@ from numpy.typing import NDArray
 from llmos.kernel.device import GREEDY, Copy, Geometry, Logprobs, Outcome, Row, Step, Tier
 from llmos.kernel.errno import DeviceFailed, InvalidArgument, NotSupported
 
-from ..checkpoint import Checkpoint
 from ..frequencies import inverse_frequencies
 from ..philox import uniform
 from ..rates import measured
 from ..rows import check_rows
+from ..weights import Checkpoint
 from .compiler import Compiled
 from .native import MOST_LOGPROBS, ROW, Native, StepIn
-from .weights import open_model, unsuitable
+from .weights import NAMES, Form, Weights, open_model, unsuitable
 
 LAYOUT = "cpu/1"
 """Changes whenever the bytes of a page, or how they are computed, change: part of every page key."""
-Weights = Literal["bf16", "int8"]
-"""int8: W8A8, a scale for each output and for each token (levels.hpp)."""
 
 
 class NativeDevice:
@@ -49,7 +47,7 @@ class NativeDevice:
         host_frames: int = 0,
         page_slots: int = 16,
         threads: int = 1,
-        weights: Weights = "bf16",
+        weights: Weights = "",
     ) -> None:
         if frames < 1 or host_frames < 0 or page_slots < 1 or threads < 1:
             raise InvalidArgument(f"a device needs a frame of a slot, and a thread (got {frames} of {page_slots}, {threads} threads)")
@@ -58,8 +56,8 @@ class NativeDevice:
         reason = unsuitable(config, page_slots, native.segment)
         if reason:
             raise NotSupported(f"the native functions cannot run {name}: {reason}")
-        self._config, self._isa, self._threads, self._weights = config, compiled.isa, threads, weights
-        self._model = open_model(native, checkpoint, page_slots, threads, int8=weights == "int8")
+        self._config, self._isa, self._threads = config, compiled.isa, threads
+        self._model = open_model(native, checkpoint, page_slots, threads, weights)
         numbers = config.layers * config.kv_heads * 2 * page_slots * config.head_width
         self.frames = {Tier.DEVICE: np.zeros((frames, numbers), np.uint16), Tier.HOST: np.zeros((host_frames, numbers), np.uint16)}
         self._cosines = self._sines = np.empty((0, config.head_width // 2), np.float32)
@@ -86,7 +84,7 @@ class NativeDevice:
         config, here = self._config, self._geometry
         return (
             f"{here.name}: {config.family}, {config.layers} layers of {config.width}, "
-            f"native {self._weights} ({self._isa}), {self._threads} threads, "
+            f"native {' and '.join(NAMES[Form(form)] for form in sorted(self._model.forms))} ({self._isa}), {self._threads} threads, "
             f"{here.device_frames} + {here.host_frames} frames of {here.page_slots} tokens ({here.page_bytes / 1024:.0f} KiB), "
             f"prefill {here.prefill_rate:.0f} tokens/s, copies {here.copy_rate:.0f} pages/s"
         )

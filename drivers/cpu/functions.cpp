@@ -29,12 +29,23 @@ int llmos_sizes(int what) {
     return int(sizes[what]);
 }
 
-// y [rows, out] = x [rows, in] w [out, in]^T + bias; 0 if a weight is not finite.
-int llmos_product(int threads, int in_levels, const llmos::bf16* w, int out, int in, const llmos::bf16* x, int rows, const float* bias, float* y) {
-    llmos::Pool pool(threads);
+// A weight laid out from numbers (kind 0) or from blocks of GGUF; *finite: whether all of it is.
+static llmos::Matrix laid_out(llmos::Pool& pool, int form, int kind, const void* w, int out, int in, bool* finite) {
     llmos::Matrix matrix;
-    matrix.shape(out, in, in_levels != 0);
-    const bool finite = matrix.pack(pool, w, out, 0, 1);
+    matrix.shape(out, in);
+    matrix.hold(llmos::Form(form));
+    const auto* bytes = static_cast<const std::uint8_t*>(w);
+    const std::size_t block = kind == llmos::Q8_0 ? 34 : kind == llmos::Q4_1 ? 20 : 18;
+    *finite = kind ? matrix.pack_blocks(pool, llmos::Kind(kind), bytes, in / llmos::GROUP_INPUTS * block, out, 0, 1)
+                   : matrix.pack(pool, static_cast<const llmos::bf16*>(w), out, 0, 1);
+    return matrix;
+}
+
+// y [rows, out] = x [rows, in] w [out, in]^T + bias; 0 if a weight is not finite.
+int llmos_product(int threads, int form, int kind, const void* w, int out, int in, const llmos::bf16* x, int rows, const float* bias, float* y) {
+    llmos::Pool pool(threads);
+    bool finite;
+    const llmos::Matrix matrix = laid_out(pool, form, kind, w, out, in, &finite);
     std::memcpy(matrix.bias.get(), bias, out * sizeof(float));
     llmos::Activations given;
     given.shape(rows, in);
@@ -51,21 +62,10 @@ int llmos_product(int threads, int in_levels, const llmos::bf16* w, int out, int
 }
 
 // An output's weights, after they were laid out.
-void llmos_unpacked(const llmos::bf16* w, int out, int in, int output, float* to) {
+void llmos_unpacked(int form, int kind, const void* w, int out, int in, int output, float* to) {
     llmos::Pool pool(1);
-    llmos::Matrix matrix;
-    matrix.shape(out, in);
-    matrix.pack(pool, w, out, 0, 1);
-    matrix.unpack(output, to);
-}
-
-// The same of a matrix in levels.
-void llmos_unpacked_levels(const llmos::bf16* w, int out, int in, int output, float* to) {
-    llmos::Pool pool(1);
-    llmos::Matrix matrix;
-    matrix.shape(out, in, true);
-    matrix.pack(pool, w, out, 0, 1);
-    matrix.unpack(output, to);
+    bool finite;
+    laid_out(pool, form, kind, w, out, in, &finite).unpack(output, to);
 }
 
 // Key and value [width] of one head into a slot.

@@ -1,4 +1,4 @@
-// A linear layer over all rows of a step, its weight in bfloat16 (matrix.hpp) or as 8-bit levels (levels.hpp).
+// A linear layer over all rows of a step, its weight in any form (matrix.hpp).
 #pragma once
 
 #include "levels.hpp"
@@ -9,7 +9,7 @@ namespace llmos {
 // `levels` is room for what a weight in levels wants x as.
 template <class Out>
 void linear(Pool& pool, const Matrix& matrix, const Activations& x, Levels& levels, int rows, Out&& out) {
-    if (matrix.in_levels) levels.take(pool, x, rows);
+    if (matrix.form == Form::LEVELS) levels.take(pool, x, rows);
     const int groups = matrix.blocks() / GROUP;
     // Few rows: every thread streams weights. Many: a group's weights stay in the cache for all the rows of a part.
     const int parts = groups >= 8 * pool.size ? 1 : std::max(1, std::min(8 * pool.size / groups, rows / (4 * ROWS)));
@@ -18,12 +18,13 @@ void linear(Pool& pool, const Matrix& matrix, const Activations& x, Levels& leve
         [[maybe_unused]] Tiles tiles;
         const int group = chunk / parts, from = chunk % parts * share, to = std::min(rows, from + share);
         alignas(64) float c[ROWS * GROUP * LANES];
+        Panel panel(matrix, group * GROUP, to - from <= ONCE);
         for (int row = from; row < to; row += ROWS) {
             const int count = std::min(ROWS, to - row);
-            if (matrix.in_levels)
+            if (matrix.form == Form::LEVELS)
                 product(levels, row, count, matrix, group * GROUP, c);
             else
-                product(x, row, count, matrix.weight.get() + std::size_t(group) * GROUP * matrix.block_size(), matrix.block_size(), c);
+                product(x, row, count, panel, c);
             for (int r = 0; r < count; r++) out(row + r, group * GROUP, c + r * GROUP * LANES);
         }
     });

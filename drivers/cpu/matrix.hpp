@@ -12,61 +12,22 @@
 // result does not depend on the batch.
 #pragma once
 
-#include <sys/mman.h>
-
-#include <algorithm>
-#include <cmath>
-#include <new>
-#include <utility>
-
+#include "blocks.hpp"
+#include "buffer.hpp"
 #include "pool.hpp"
-#include "vector.hpp"
 
 namespace llmos {
 
 constexpr int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
-// Zeroed memory in huge pages where the machine has them: a step reads every weight once, and would miss the TLB at each page.
-template <class T>
-class Buffer {
-   public:
-    Buffer() = default;
-    explicit Buffer(std::size_t count) { resize(count); }
-    Buffer(Buffer&& other) noexcept : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
-    Buffer& operator=(Buffer&& other) noexcept {
-        std::swap(data_, other.data_);
-        std::swap(bytes_, other.bytes_);
-        return *this;
-    }
-    ~Buffer() {
-        if (data_) munmap(data_, bytes_);
-    }
-    // At least `count` elements; if there were fewer, all are zero again.
-    void resize(std::size_t count) {
-        if (count * sizeof(T) <= bytes_) return;
-        std::size_t bytes = (count * sizeof(T) + 4095) / 4096 * 4096;
-        void* fresh = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (fresh == MAP_FAILED) throw std::bad_alloc();
-        madvise(fresh, bytes, MADV_HUGEPAGE);
-        if (data_) munmap(data_, bytes_);
-        data_ = static_cast<T*>(fresh);
-        bytes_ = bytes;
-    }
-    T* get() const { return data_; }
-    T& operator[](std::size_t i) const { return data_[i]; }
-
-   private:
-    T* data_ = nullptr;
-    std::size_t bytes_ = 0;
-};
-
 #if defined(__AMX_BF16__) && defined(LLMOS_AMX)
 constexpr int GROUP = 2;  // blocks that are computed together
 constexpr int ROWS = 32;  // rows that are computed together
+constexpr int ONCE = 32;  // up to so many rows, a product reads its weights once
 #elif defined(__AVX512F__)
-constexpr int GROUP = 4, ROWS = 24, STRIP = 6;  // a strip of rows times a group: 24 of 32 registers hold sums
+constexpr int GROUP = 4, ROWS = 24, STRIP = 6, ONCE = 1;  // a strip of rows times a group: 24 of 32 registers hold sums
 #else
-constexpr int GROUP = 2, ROWS = 24, STRIP = 2;
+constexpr int GROUP = 2, ROWS = 24, STRIP = 2, ONCE = 1;
 #endif
 constexpr int INPUTS = 32;  // inputs are padded to this
 constexpr int TILE = 16;    // rows of a tile
@@ -74,51 +35,107 @@ constexpr int TILE = 16;    // rows of a tile
 // What makes numbers up to this magnitude levels. Of those so small that it would be infinite, all are level 0.
 inline float levels_of(float most) { return most > 1e-36f ? 127 / most : 0; }
 
+// How a weight is held.
+enum class Form {
+    PAIRS,   // bfloat16
+    LEVELS,  // 8-bit integers that are multiplied as such: levels.hpp
+    FOURS,   // in groups, with scales: blocks.hpp
+    EIGHTS,
+};
+
 struct Matrix {
     int in = 0, out = 0;
-    bool in_levels = false;         // see levels.hpp
-    Buffer<bf16> weight;            // unless in levels
-    Buffer<std::int8_t> levels;     // if in levels
-    Buffer<float> scales;           // of each output, if in levels
-    Buffer<std::int32_t> offsets;   // of each output, if in levels: 128 times the sum of its levels
-    Buffer<float> bias;             // none: zeros
+    Form form = Form::PAIRS;
+    Buffer<bf16> weight;           // pairs
+    Buffer<std::int8_t> levels;    // levels
+    Buffer<float> scales;          // levels: of each output
+    Buffer<std::int32_t> offsets;  // levels: of each output, 128 times the sum of its levels
+    Buffer<std::uint8_t> groups;   // fours or eights
+    Buffer<float> bias;            // none: zeros
 
-    int padded_in() const { return round_up(in, in_levels ? 2 * INPUTS : INPUTS); }
+    int padded_in() const { return round_up(in, form == Form::LEVELS ? 2 * INPUTS : INPUTS); }
     int blocks() const { return round_up(out, GROUP * LANES) / LANES; }
     int padded_out() const { return blocks() * LANES; }
     std::size_t block_size() const { return std::size_t(padded_in()) * LANES; }
-
-    void shape(int outputs, int inputs, bool as_levels = false) {
-        out = outputs, in = inputs, in_levels = as_levels;
-        bias.resize(padded_out());
-        if (!in_levels) {
-            weight.resize(blocks() * block_size());
-            return;
-        }
-        levels.resize(blocks() * block_size());
-        scales.resize(padded_out());
-        offsets.resize(padded_out());
+    std::uint8_t* group(int block, int input) const {
+        const std::size_t bytes = form == Form::FOURS ? FOURS_BYTES : EIGHTS_BYTES;
+        return groups.get() + (std::size_t(block) * (padded_in() / GROUP_INPUTS) + input / GROUP_INPUTS) * bytes;
     }
 
-    // Lay out `rows` x `in` numbers as the outputs from block `first` on, every `stride`-th block. False if one is not finite.
-    bool pack(Pool& pool, const bf16* source, int rows, int first, int stride) {
+    void shape(int outputs, int inputs) {
+        out = outputs, in = inputs;
+        bias.resize(padded_out());
+    }
+
+    void hold(Form as) {
+        form = as;
+        switch (form) {
+            case Form::PAIRS: weight.resize(blocks() * block_size()); break;
+            case Form::LEVELS:
+                levels.resize(blocks() * block_size());
+                scales.resize(padded_out());
+                offsets.resize(padded_out());
+                break;
+            default: groups.resize(group(blocks(), 0) - groups.get());
+        }
+    }
+
+    // Lay out `rows` outputs as those from block `first` on, every `stride`-th block, with one(row, block, lane) of each, which says
+    // whether it is finite. False if one is not.
+    template <class One>
+    bool lay_out(Pool& pool, int rows, int first, int stride, One&& one) {
         std::atomic<bool> finite{true};
         pool.run((rows + LANES - 1) / LANES, [&](int block) {
-            const int lanes = std::min(LANES, rows - block * LANES), into = first + block * stride;
-            for (int lane = 0; lane < lanes; lane++) {
-                const bf16* from = source + std::size_t(block * LANES + lane) * in;
-                int wrong = 0;
-                for (int i = 0; i < in; i++) wrong |= (from[i] & 0x7f80) == 0x7f80;
-                if (wrong) finite.store(false, std::memory_order_relaxed);
-                if (in_levels)
-                    pack_levels(from, into, lane);
-                else
-                    pack_pairs(from, into, lane);
-            }
+            for (int lane = 0; lane < std::min(LANES, rows - block * LANES); lane++)
+                if (!one(block * LANES + lane, first + block * stride, lane)) finite.store(false, std::memory_order_relaxed);
         });
         return finite.load();
     }
 
+    // From numbers [rows, in].
+    bool pack(Pool& pool, const bf16* source, int rows, int first, int stride) {
+        return lay_out(pool, rows, first, stride, [&](int row, int block, int lane) {
+            const bf16* from = source + std::size_t(row) * in;
+            int wrong = 0;
+            for (int i = 0; i < in; i++) wrong |= (from[i] & 0x7f80) == 0x7f80;
+            if (wrong) return false;
+            if (form == Form::PAIRS) return pack_pairs(from, block, lane), true;
+            if (form == Form::LEVELS) return pack_levels(from, block, lane), true;
+            return pack_groups(from, block, lane);
+        });
+    }
+
+    // From blocks of GGUF, `row_bytes` a row; fours from those of four bits, eights from those of eight.
+    bool pack_blocks(Pool& pool, Kind kind, const std::uint8_t* source, std::size_t row_bytes, int rows, int first, int stride) {
+        const std::size_t bytes = row_bytes / (in / GROUP_INPUTS);
+        return lay_out(pool, rows, first, stride, [&](int row, int block, int lane) {
+            bool finite = true;
+            for (int i = 0; i < in; i += GROUP_INPUTS) {
+                const Grouped one = Grouped::read(kind, source + row * row_bytes + i / GROUP_INPUTS * bytes);
+                finite &= one.finite() && put(one, block, lane, i);
+            }
+            return finite;
+        });
+    }
+
+    // One output's weights, as they are used.
+    void unpack(int output, float* to) const {
+        const int block = output / LANES, lane = output % LANES;
+        if (form == Form::LEVELS) {
+            const std::int8_t* from = levels.get() + block * block_size() + lane * 4;
+            for (int i = 0; i < in; i++) to[i] = scales[output] * float(from[i / 4 * LANES * 4 + i % 4]);
+        } else if (form == Form::PAIRS) {
+            const bf16* from = weight.get() + block * block_size() + lane * 2;
+            for (int i = 0; i < in; i++) to[i] = widen(from[i / 2 * LANES * 2 + i % 2]);
+        } else {
+            for (int i = 0; i < in; i += GROUP_INPUTS) {
+                const Grouped one = form == Form::FOURS ? Grouped::fours(group(block, i), lane) : Grouped::eights(group(block, i), lane);
+                for (int j = 0; j < std::min(GROUP_INPUTS, in - i); j++) to[i + j] = one.value(j);
+            }
+        }
+    }
+
+   private:
     void pack_pairs(const bf16* from, int block, int lane) {
         bf16* to = weight.get() + block * block_size() + lane * 2;
         for (int i = 0; i < in; i++) to[i / 2 * LANES * 2 + i % 2] = from[i];
@@ -135,19 +152,72 @@ struct Matrix {
         offsets[block * LANES + lane] = 128 * total;
     }
 
-    // One output's weights, as they were, or as their levels have them.
-    void unpack(int output, float* to) const {
-        if (in_levels) {
-            const std::int8_t* from = levels.get() + output / LANES * block_size() + output % LANES * 4;
-            for (int i = 0; i < in; i++) to[i] = scales[output] * float(from[i / 4 * LANES * 4 + i % 4]);
+    bool pack_groups(const bf16* from, int block, int lane) {
+        bool finite = true;
+        for (int i = 0; i < in; i += GROUP_INPUTS) {
+            float x[GROUP_INPUTS];  // the last one's again where there are no more: they must not widen what levels span
+            for (int j = 0; j < GROUP_INPUTS; j++) x[j] = widen(from[std::min(i + j, in - 1)]);
+            const Grouped one = form == Form::FOURS ? Grouped::near_fours(x) : Grouped::near_eights(x);
+            finite &= one.finite() && put(one, block, lane, i);
+        }
+        return finite;
+    }
+
+    bool put(const Grouped& one, int block, int lane, int input) {
+        if (form == Form::FOURS)
+            one.put_fours(group(block, input), lane);
+        else
+            one.put_eights(group(block, input), lane);
+        return true;
+    }
+};
+
+// GROUP blocks of a matrix as pairs of inputs: those that are held, or made a stretch of inputs at a time. A product reads them
+// from the first input to the last, once or several times.
+class Panel {
+   public:
+    // once: it is read once, so a stretch may take the place of the one before, and is still in the first cache when it is read.
+    Panel(const Matrix& matrix, int block, bool once) : matrix_(matrix), block_(block) {
+        if (matrix.form == Form::PAIRS) {
+            pairs_ = matrix.weight.get() + block * matrix.block_size();
+            stride_ = matrix.block_size();
             return;
         }
-        const bf16* from = weight.get() + output / LANES * block_size() + output % LANES * 2;
-        for (int i = 0; i < in; i += 2) {
-            to[i] = widen(from[i * LANES]);
-            if (i + 1 < in) to[i + 1] = widen(from[i * LANES + 1]);
-        }
+        if (matrix.form == Form::LEVELS) return;  // levels are multiplied as they are
+        thread_local Buffer<bf16> room;
+        stretch_ = once ? std::min(STRETCH, matrix.padded_in()) : matrix.padded_in();
+        stride_ = std::size_t(stretch_) * LANES;
+        room.resize(GROUP * stride_);
+        pairs_ = room_ = room.get();
     }
+
+    // From one block's pairs to the next's.
+    std::size_t stride() const { return stride_; }
+
+    // The first block's pairs of 32 inputs.
+    const bf16* at(int input) {
+        if (!room_) return pairs_ + input * LANES;
+        if (input == made_) make();
+        return room_ + input % stretch_ * LANES;
+    }
+
+   private:
+    static constexpr int STRETCH = 128;
+
+    void make() {
+        const int end = std::min(made_ + stretch_, matrix_.padded_in());
+        auto decode = matrix_.form == Form::FOURS ? decode_fours : decode_eights;
+        for (int b = 0; b < GROUP; b++)
+            for (int i = made_; i < end; i += GROUP_INPUTS) decode(matrix_.group(block_ + b, i), room_ + b * stride_ + i % stretch_ * LANES);
+        made_ = end;
+    }
+
+    const Matrix& matrix_;
+    const int block_;
+    const bf16* pairs_ = nullptr;
+    bf16* room_ = nullptr;
+    std::size_t stride_ = 0;
+    int stretch_ = 0, made_ = 0;
 };
 
 // A matrix of activations that goes into a product: tiles of 16 rows by 32 inputs, one tile after the other, so that what a
@@ -180,20 +250,59 @@ struct Tiles {
     ~Tiles() { _tile_release(); }
 };
 
+// Denormal numbers are zero while this lives, as they are to the tiles.
+struct NoDenormals {
+    const unsigned before = _mm_getcsr();
+    NoDenormals() { _mm_setcsr(before | 0x8040); }
+    ~NoDenormals() { _mm_setcsr(before); }
+};
+
+// What the tiles compute, for R rows, in vectors: of every 32 inputs, the even ones' sum plus the odd ones' (TDPBF16PS in Intel's manual).
+template <int R>
+inline void product_few(const Activations& x, int row, Panel& panel, float* c) {
+    NoDenormals here;
+    Vec sums[R][GROUP];
+    for (auto& of_row : sums)
+        for (auto& sum : of_row) sum = all(0);
+    alignas(64) float wide[R][INPUTS];
+    for (int i = 0; i < x.width; i += INPUTS) {
+        const bf16* w = panel.at(i);
+        for (int r = 0; r < R; r++)
+            for (int j = 0; j < INPUTS; j += LANES) store(wide[r] + j, load_bf16(x.at(row + r, i) + j));
+        Vec even[R][GROUP], odd[R][GROUP];
+        for (int r = 0; r < R; r++)
+            for (int g = 0; g < GROUP; g++) even[r][g] = odd[r][g] = all(0);
+#pragma GCC unroll 16  // or the sums would live in memory
+        for (int j = 0; j < INPUTS; j += 2)
+            for (int g = 0; g < GROUP; g++) {
+                const Pairs pairs = load_pairs(w + g * panel.stride() + j * LANES);
+                for (int r = 0; r < R; r++) dot_apart(even[r][g], odd[r][g], pairs, wide[r][j], wide[r][j + 1]);
+            }
+        for (int r = 0; r < R; r++)
+            for (int g = 0; g < GROUP; g++) sums[r][g] = sums[r][g] + (even[r][g] + odd[r][g]);
+    }
+    for (int r = 0; r < R; r++)
+        for (int g = 0; g < GROUP; g++) store(c + (r * GROUP + g) * LANES, sums[r][g]);
+}
+
 // c [ROWS, GROUP * 16] = x w^T for one group of blocks and `rows` <= ROWS rows from `row` on (a multiple of 16).
-inline void product(const Activations& x, int row, int rows, const bf16* w, std::size_t block_size, float* c) {
+inline void product(const Activations& x, int row, int rows, Panel& panel, float* c) {
+    if (rows == 1) return product_few<1>(x, row, panel, c);
+    if (rows == 2) return product_few<2>(x, row, panel, c);
+    if (rows == 3) return product_few<3>(x, row, panel, c);
     constexpr int WIDTH = GROUP * LANES * int(sizeof(float));
-    const bf16 *upper = x.at(row, 0), *lower = x.at(row + TILE, 0), *second = w + block_size;
+    const bf16 *upper = x.at(row, 0), *lower = x.at(row + TILE, 0);
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
     if (rows > TILE) {
         for (int i = 0; i < x.width; i += INPUTS) {
+            const bf16* w = panel.at(i);
             _tile_loadd(4, upper + i * TILE, 64);
-            _tile_loadd(6, w + i * LANES, 64);
+            _tile_loadd(6, w, 64);
             _tile_dpbf16ps(0, 4, 6);
-            _tile_loadd(7, second + i * LANES, 64);
+            _tile_loadd(7, w + panel.stride(), 64);
             _tile_dpbf16ps(1, 4, 7);
             _tile_loadd(5, lower + i * TILE, 64);
             _tile_dpbf16ps(2, 5, 6);
@@ -203,10 +312,11 @@ inline void product(const Activations& x, int row, int rows, const bf16* w, std:
         _tile_stored(3, c + TILE * GROUP * LANES + LANES, WIDTH);
     } else {
         for (int i = 0; i < x.width; i += INPUTS) {
+            const bf16* w = panel.at(i);
             _tile_loadd(4, upper + i * TILE, 64);
-            _tile_loadd(6, w + i * LANES, 64);
+            _tile_loadd(6, w, 64);
             _tile_dpbf16ps(0, 4, 6);
-            _tile_loadd(7, second + i * LANES, 64);
+            _tile_loadd(7, w + panel.stride(), 64);
             _tile_dpbf16ps(1, 4, 7);
         }
     }
@@ -219,16 +329,17 @@ inline void product(const Activations& x, int row, int rows, const bf16* w, std:
 struct Tiles {};
 
 template <int R>
-inline void strip(const Activations& x, int row, const bf16* w, std::size_t block_size, float* c) {
+inline void strip(const Activations& x, int row, Panel& panel, float* c) {
     Vec sums[R][GROUP];
     for (auto& of_row : sums)
         for (auto& sum : of_row) sum = all(0);
     const bf16* rows[R];
     for (int r = 0; r < R; r++) rows[r] = x.at(row + r, 0);
     for (int tile = 0; tile < x.width; tile += INPUTS) {
+        const bf16* w = panel.at(tile);
         for (int i = 0; i < INPUTS; i += 2) {
             Pairs weights[GROUP];
-            for (int g = 0; g < GROUP; g++) weights[g] = load_pairs(w + g * block_size + (tile + i) * LANES);
+            for (int g = 0; g < GROUP; g++) weights[g] = load_pairs(w + g * panel.stride() + i * LANES);
             for (int r = 0; r < R; r++) {
                 std::uint32_t pair;
                 std::memcpy(&pair, rows[r] + tile * TILE + i, 4);
@@ -240,11 +351,11 @@ inline void strip(const Activations& x, int row, const bf16* w, std::size_t bloc
         for (int g = 0; g < GROUP; g++) store(c + (r * GROUP + g) * LANES, sums[r][g]);
 }
 
-inline void product(const Activations& x, int row, int rows, const bf16* w, std::size_t block_size, float* c) {
+inline void product(const Activations& x, int row, int rows, Panel& panel, float* c) {
     int r = 0;
-    for (; r + STRIP <= rows; r += STRIP) strip<STRIP>(x, row + r, w, block_size, c + r * GROUP * LANES);
-    for (; r + 2 <= rows; r += 2) strip<2>(x, row + r, w, block_size, c + r * GROUP * LANES);
-    for (; r < rows; r++) strip<1>(x, row + r, w, block_size, c + r * GROUP * LANES);
+    for (; r + STRIP <= rows; r += STRIP) strip<STRIP>(x, row + r, panel, c + r * GROUP * LANES);
+    for (; r + 2 <= rows; r += 2) strip<2>(x, row + r, panel, c + r * GROUP * LANES);
+    for (; r < rows; r++) strip<1>(x, row + r, panel, c + r * GROUP * LANES);
 }
 
 #endif

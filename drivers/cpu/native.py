@@ -31,7 +31,7 @@ class Shape(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_int32) for name in ("layers", "width", "heads", "kv_heads", "head_width", "ffn", "vocabulary", "slots")),
-        *((name, ctypes.c_int32) for name in ("tied", "qk_norm", "in_levels")),
+        *((name, ctypes.c_int32) for name in ("tied", "qk_norm")),
         ("epsilon", ctypes.c_float),
     ]
 
@@ -73,11 +73,25 @@ class Model:
     def __init__(self, functions: Any, handle: ctypes.c_void_p) -> None:
         self._functions, self._handle = functions, handle
         self._kept: list[NDArray[Any]] = []
+        self.forms: set[int] = set()
+        """How its matrices are held."""
 
     def set_matrix(self, layer: int, part: int, weight: NDArray[np.uint16], first: int = 0, stride: int = 1) -> None:
         """weight: bf16 bits [out, in]; its outputs go to blocks of 16 from `first` on, every `stride`-th. Raises BadFormat."""
         weight = np.ascontiguousarray(weight)
         _check(self._functions.llmos_set_matrix(self._handle, layer, part, _pointer(weight), weight.shape[0], first, stride))
+
+    def hold(self, layer: int, part: int, form: int) -> None:
+        """How a matrix is held, a Form of weights.py: before its weights come."""
+        _check(self._functions.llmos_hold(self._handle, layer, part, form))
+        self.forms.add(form)
+
+    def set_blocks(self, layer: int, part: int, kind: int, blocks: NDArray[np.uint8], first: int = 0, stride: int = 1) -> None:
+        """blocks: bytes [out, blocks of a row] of a ggml type; their outputs go where `set_matrix` would put them. Raises BadFormat."""
+        blocks = np.ascontiguousarray(blocks)
+        rows, row_bytes = blocks.shape
+        function = self._functions.llmos_set_blocks
+        _check(function(self._handle, layer, part, kind, _pointer(blocks), ctypes.c_size_t(row_bytes), rows, first, stride))
 
     def set_bias(self, layer: int, part: int, bias: NDArray[np.float32], first: int = 0, stride: int = 1) -> None:
         self._functions.llmos_set_bias(self._handle, layer, part, _pointer(bias), len(bias), first, stride)

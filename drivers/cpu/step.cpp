@@ -21,7 +21,7 @@
 namespace llmos {
 
 struct Shape {
-    std::int32_t layers, width, heads, kv_heads, head_width, ffn, vocabulary, slots, tied, qk_norm, in_levels;
+    std::int32_t layers, width, heads, kv_heads, head_width, ffn, vocabulary, slots, tied, qk_norm;
     float epsilon;
 };
 
@@ -68,12 +68,12 @@ class Model {
     Model(const Shape& shape, int threads) : pool(threads), shape_(shape), layers(shape.layers) {
         const int queries = shape.heads * shape.head_width, keys = shape.kv_heads * shape.head_width;
         for (auto& layer : layers) {
-            layer.query_key_value.shape(queries + 2 * keys, shape.width, shape.in_levels);
-            layer.output.shape(shape.width, queries, shape.in_levels);
-            layer.gate_up.shape(2 * round_up(shape.ffn, LANES), shape.width, shape.in_levels);
-            layer.down.shape(shape.width, shape.ffn, shape.in_levels);
+            layer.query_key_value.shape(queries + 2 * keys, shape.width);
+            layer.output.shape(shape.width, queries);
+            layer.gate_up.shape(2 * round_up(shape.ffn, LANES), shape.width);
+            layer.down.shape(shape.width, shape.ffn);
         }
-        head.shape(shape.vocabulary, shape.width, shape.in_levels);
+        head.shape(shape.vocabulary, shape.width);
     }
 
     void step(const StepIn& in) {
@@ -365,8 +365,20 @@ int llmos_open(const llmos::Shape* shape, int threads, llmos::Model** made) {
 
 void llmos_close(llmos::Model* model) { delete model; }
 
+// Before its weights come.
+int llmos_hold(llmos::Model* model, int layer, int part, int form) {
+    return llmos::guarded([&] { return llmos::matrix_of(*model, layer, part).hold(llmos::Form(form)), 0; });
+}
+
 int llmos_set_matrix(llmos::Model* model, int layer, int part, const llmos::bf16* source, int rows, int first, int stride) {
     return llmos::guarded([&] { return llmos::matrix_of(*model, layer, part).pack(model->pool, source, rows, first, stride) ? 0 : 2; });
+}
+
+int llmos_set_blocks(
+    llmos::Model* model, int layer, int part, int kind, const std::uint8_t* source, std::size_t row_bytes, int rows, int first, int stride) {
+    return llmos::guarded([&] {
+        return llmos::matrix_of(*model, layer, part).pack_blocks(model->pool, llmos::Kind(kind), source, row_bytes, rows, first, stride) ? 0 : 2;
+    });
 }
 
 // From block `first` on, every `stride`-th.

@@ -13,6 +13,7 @@
 namespace llmos {
 
 using bf16 = std::uint16_t;  // the upper half of a float's bits
+using f16 = std::uint16_t;  // IEEE binary16
 
 constexpr int LANES = 16;
 
@@ -67,17 +68,18 @@ inline Vec unless_below(Vec x, Vec y, Vec a) { return {_mm512_maskz_mov_ps(_mm51
 inline Vec load_bf16(const bf16* p) {
     return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16))};
 }
-inline void store_bf16(bf16* p, Vec a) {
+inline __m256i rounded(Vec a) {
 #if defined(__AVX512BF16__)
-    _mm256_storeu_si256((__m256i*)p, (__m256i)_mm512_cvtneps_pbh(a.v));
+    return (__m256i)_mm512_cvtneps_pbh(a.v);
 #else
     __m512i b = _mm512_castps_si512(a.v);
     __m512i odd = _mm512_and_si512(_mm512_srli_epi32(b, 16), _mm512_set1_epi32(1));
-    __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(b, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
+    __m512i near = _mm512_srli_epi32(_mm512_add_epi32(b, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
     __mmask16 nan = _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
-    _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, nan, _mm512_set1_epi32(0x7fc0))));
+    return _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(near, nan, _mm512_set1_epi32(0x7fc0)));
 #endif
 }
+inline void store_bf16(bf16* p, Vec a) { _mm256_storeu_si256((__m256i*)p, rounded(a)); }
 
 // Pairs of bfloat16, one pair a lane.
 struct Pairs {
@@ -93,6 +95,11 @@ inline Vec dot(Vec sum, Pairs a, Pairs b) {
     sum.v = _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_slli_epi32(a.v, 16)), _mm512_castsi512_ps(_mm512_slli_epi32(b.v, 16)), sum.v);
     return {_mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_and_si512(a.v, high)), _mm512_castsi512_ps(_mm512_and_si512(b.v, high)), sum.v)};
 #endif
+}
+// Sum of the even and of the odd halves' products, a pair a lane, apart.
+inline void dot_apart(Vec& even, Vec& odd, Pairs a, float x_even, float x_odd) {
+    even.v = _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_slli_epi32(a.v, 16)), _mm512_set1_ps(x_even), even.v);
+    odd.v = _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_and_si512(a.v, _mm512_set1_epi32(int(0xffff0000)))), _mm512_set1_ps(x_odd), odd.v);
 }
 // Sixteen sums of products of four 8-bit integers each.
 struct Whole {
@@ -118,6 +125,30 @@ inline Whole dot(Whole sum, Fours weights, std::uint32_t four) {
 inline Vec whole_floats(Whole a, const std::int32_t* less) { return {_mm512_cvtepi32_ps(_mm512_sub_epi32(a.v, _mm512_loadu_si512(less)))}; }
 inline Vec load_whole(const std::int32_t* p) { return {_mm512_cvtepi32_ps(_mm512_loadu_si512(p))}; }
 inline void store_levels(std::int8_t* p, Vec a) { _mm_storeu_si128((__m128i*)p, _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a.v))); }
+
+// Sixteen words of bits.
+struct Words {
+    __m512i v;
+};
+inline Words load_words(const std::uint8_t* p) { return {_mm512_loadu_si512(p)}; }
+// Four bits of each word, from bit `low` on, as numbers 0 to 15.
+inline Vec nibbles(Words a, int low) {
+    const __m512 numbers = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    return {_mm512_permutexvar_ps(_mm512_srli_epi32(a.v, low), numbers)};  // looks at an index's lowest four bits only
+}
+inline Vec load_levels(const std::int8_t* p) { return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)))}; }
+inline Vec load_half(const f16* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p))}; }
+// Pairs (even, odd), rounded.
+inline void store_pairs(bf16* p, Vec even, Vec odd) {
+#if defined(__AVX512BF16__)
+    const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh(odd.v, even.v);
+#else
+    const __m512i halves = _mm512_inserti64x4(_mm512_castsi256_si512(rounded(even)), rounded(odd), 1);
+#endif
+    // Number 2i comes from place i, 2i + 1 from place 16 + i.
+    const __m512i from = _mm512_add_epi32(_mm512_set1_epi32(0x100000), _mm512_mullo_epi32(_mm512_set1_epi32(0x10001), _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)));
+    _mm512_storeu_si512(p, _mm512_permutexvar_epi16(from, halves));
+}
 
 inline Vec power_of_two(Vec n, Vec a) { return {_mm512_scalef_ps(a.v, n.v)}; }  // a * 2^n, n whole
 inline Vec nearest(Vec a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
@@ -210,6 +241,30 @@ inline void store_levels(std::int8_t* p, Vec x) {
     const __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b));  // in turns of four
     const __m256i ordered = _mm256_permute4x64_epi64(words, 0xd8);
     _mm_storeu_si128((__m128i*)p, _mm_packs_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1)));
+}
+
+struct Words {
+    __m256i a, b;
+};
+inline Words load_words(const std::uint8_t* p) { return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)(p + 32))}; }
+inline Vec nibbles(Words x, int low) {
+    auto some = [&](__m256i w) { return _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(w, low), _mm256_set1_epi32(15))); };
+    return {some(x.a), some(x.b)};
+}
+inline Vec load_levels(const std::int8_t* p) {
+    auto some = [](const std::int8_t* q) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)q))); };
+    return {some(p), some(p + 8)};
+}
+inline Vec load_half(const f16* p) { return {_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)), _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(p + 8)))}; }
+// Of no numbers that are not finite.
+inline void store_pairs(bf16* p, Vec even, Vec odd) {
+    auto near = [](__m256 x) {
+        const __m256i b = _mm256_castps_si256(x), up = _mm256_and_si256(_mm256_srli_epi32(b, 16), _mm256_set1_epi32(1));
+        return _mm256_add_epi32(b, _mm256_add_epi32(up, _mm256_set1_epi32(0x7fff)));
+    };
+    auto pairs = [&](__m256 low, __m256 high) { return _mm256_blend_epi16(_mm256_srli_epi32(near(low), 16), near(high), 0xaa); };
+    _mm256_storeu_si256((__m256i*)p, pairs(even.a, odd.a));
+    _mm256_storeu_si256((__m256i*)(p + 16), pairs(even.b, odd.b));
 }
 
 inline __m256 power_of_two(__m256 n, __m256 a) {

@@ -1,24 +1,31 @@
 """From a checkpoint to a model in C++: which weight goes where.
 
 q, k and v are one matrix, one after the other; gate and up are one, in turns of 16 outputs, so that both are at hand when
-their product is made. Weights that are not bfloat16 are rounded to it. Knows no layout below a block of 16 outputs.
+their product is made. Each matrix is held in one form: as the file has it where that is blocks of 4 or 8 bits, in bfloat16
+(to which other numbers are rounded), or as the caller asks. Knows no layout below a block of 16 outputs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import IntEnum
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmos.kernel.errno import BadFormat
 
-from ..checkpoint import Checkpoint, to_bf16
 from ..config import ModelConfig
+from ..weights import Blocks, Checkpoint, to_bf16
 from .native import Model, Native, Shape
 
 LANES = 16
 MAX_HEAD_WIDTH = 256
+Weights = Literal["", "bf16", "int8", "int4"]
+"""How to hold the matrices. "": as the file has them. int8: W8A8, a scale for each output and for each token (levels.hpp).
+int4: 4-bit groups of 32, 8-bit ones of the head (blocks.hpp), the file's own where it has such."""
 
 
 class Part(IntEnum):
@@ -29,6 +36,22 @@ class Part(IntEnum):
     GATE_UP = 2
     DOWN = 3
     HEAD = 4
+
+
+class Form(IntEnum):
+    """How a matrix is held: Form in matrix.hpp."""
+
+    PAIRS = 0
+    LEVELS = 1
+    FOURS = 2
+    EIGHTS = 3
+
+
+KINDS = {2: Form.FOURS, 3: Form.FOURS, 8: Form.EIGHTS}
+"""Types of ggml whose blocks are used as they are (Q4_0, Q4_1, Q8_0), and the form that takes them."""
+
+
+NAMES = {Form.PAIRS: "bf16", Form.LEVELS: "int8", Form.FOURS: "4-bit", Form.EIGHTS: "8-bit"}
 
 
 class Norm(IntEnum):
@@ -50,54 +73,90 @@ def unsuitable(config: ModelConfig, page_slots: int, segment: int) -> str:
     return ""
 
 
-def open_model(native: Native, checkpoint: Checkpoint, page_slots: int, threads: int, *, int8: bool = False) -> Model:
-    """The checkpoint's weights in C++, laid out, in bfloat16 or as 8-bit levels. Raises BadFormat if one holds a NaN or an infinity."""
+def open_model(native: Native, checkpoint: Checkpoint, page_slots: int, threads: int, weights: Weights = "") -> Model:
+    """The checkpoint's weights in C++, laid out. Raises BadFormat if one holds a NaN or an infinity."""
     config = checkpoint.config
     shape = Shape(
         config.layers, config.width, config.heads, config.kv_heads, config.head_width, config.ffn_width,
-        config.vocabulary, page_slots, config.tied, config.qk_norm, int8, config.norm_epsilon,
+        config.vocabulary, page_slots, config.tied, config.qk_norm, config.norm_epsilon,
     )  # fmt: skip
     model = native.open(shape, threads)
     try:
-        _fill(model, checkpoint)
+        _Filling(model, checkpoint, weights).run()
     except BaseException:
         model.close()
         raise
     return model
 
 
-def _fill(model: Model, checkpoint: Checkpoint) -> None:
-    config = checkpoint.config
-    for layer in range(config.layers):
-        _layer(model, checkpoint, layer)
-    model.set_norm(0, Norm.LAST, floats(checkpoint, "model.norm.weight"))
-    embedding = "model.embed_tokens.weight"
-    model.set_matrix(0, Part.HEAD, bf16(checkpoint, embedding if config.tied else "lm_head.weight"))
-    if not config.tied:
-        model.set_embedding(bf16(checkpoint, embedding))
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where outputs of a weight go: to blocks of 16 from `first` on, every `stride`-th."""
+
+    name: str
+    first: int = 0
+    stride: int = 1
 
 
-def _layer(model: Model, checkpoint: Checkpoint, layer: int) -> None:
-    config, prefix = checkpoint.config, f"model.layers.{layer}."
+class _Filling:
+    """A checkpoint on its way into a model."""
 
-    def matrix(part: Part, name: str, bias: bool, first: int = 0, stride: int = 1) -> None:
-        model.set_matrix(layer, part, bf16(checkpoint, f"{prefix}{name}_proj.weight"), first, stride)
-        if bias:
-            model.set_bias(layer, part, floats(checkpoint, f"{prefix}{name}_proj.bias"), first, stride)
+    def __init__(self, model: Model, checkpoint: Checkpoint, weights: Weights) -> None:
+        self._model, self._checkpoint, self._weights = model, checkpoint, weights
 
-    queries, keys = config.heads * config.head_width // LANES, config.kv_heads * config.head_width // LANES
-    for name, first in (("q", 0), ("k", queries), ("v", queries + keys)):
-        matrix(Part.QUERY_KEY_VALUE, f"self_attn.{name}", config.attention_bias, first)
-    matrix(Part.OUTPUT, "self_attn.o", config.output_bias)
-    matrix(Part.GATE_UP, "mlp.gate", config.mlp_bias, 0, 2)
-    matrix(Part.GATE_UP, "mlp.up", config.mlp_bias, 1, 2)
-    matrix(Part.DOWN, "mlp.down", config.mlp_bias)
-    norms = {Norm.INPUT: "input_layernorm", Norm.POST: "post_attention_layernorm"}
-    if config.qk_norm:
-        norms |= {Norm.QUERY: "self_attn.q_norm", Norm.KEY: "self_attn.k_norm"}
-    for norm, name in norms.items():
-        model.set_norm(layer, norm, floats(checkpoint, f"{prefix}{name}.weight"))
-    model.set_window(layer, config.windows[layer] or 0)
+    def run(self) -> None:
+        checkpoint, config = self._checkpoint, self._checkpoint.config
+        for layer in range(config.layers):
+            self._layer(layer)
+        self._model.set_norm(0, Norm.LAST, floats(checkpoint, "model.norm.weight"))
+        embedding = "model.embed_tokens"
+        self._matrix(0, Part.HEAD, False, Place(embedding if config.tied else "lm_head"))
+        if not config.tied:
+            self._model.set_embedding(bf16(checkpoint, f"{embedding}.weight"))
+        checkpoint.forget()
+
+    def _layer(self, layer: int) -> None:
+        config, prefix = self._checkpoint.config, f"model.layers.{layer}."
+        attention, mlp = prefix + "self_attn.", prefix + "mlp."
+        keys, values = config.heads * config.head_width // LANES, (config.heads + config.kv_heads) * config.head_width // LANES
+        inputs = (Place(attention + "q_proj"), Place(attention + "k_proj", keys), Place(attention + "v_proj", values))
+        self._matrix(layer, Part.QUERY_KEY_VALUE, config.attention_bias, *inputs)
+        self._matrix(layer, Part.OUTPUT, config.output_bias, Place(attention + "o_proj"))
+        self._matrix(layer, Part.GATE_UP, config.mlp_bias, Place(mlp + "gate_proj", 0, 2), Place(mlp + "up_proj", 1, 2))
+        self._matrix(layer, Part.DOWN, config.mlp_bias, Place(mlp + "down_proj"))
+        norms = {Norm.INPUT: "input_layernorm", Norm.POST: "post_attention_layernorm"}
+        if config.qk_norm:
+            norms |= {Norm.QUERY: "self_attn.q_norm", Norm.KEY: "self_attn.k_norm"}
+        for norm, name in norms.items():
+            self._model.set_norm(layer, norm, floats(self._checkpoint, f"{prefix}{name}.weight"))
+        self._model.set_window(layer, config.windows[layer] or 0)
+        self._checkpoint.forget()
+
+    def _matrix(self, layer: int, part: Part, bias: bool, *places: Place) -> None:
+        """A matrix of one or more weights that lie together, in one form."""
+        model, checkpoint = self._model, self._checkpoint
+        own = [checkpoint.blocks(f"{place.name}.weight") for place in places]
+        form, as_they_are = form_of(own, self._weights, part)
+        model.hold(layer, part, form)
+        for place, block in zip(places, own, strict=True):
+            if as_they_are and block is not None:
+                model.set_blocks(layer, part, block.kind, block.load(), place.first, place.stride)
+            else:
+                model.set_matrix(layer, part, bf16(checkpoint, f"{place.name}.weight"), place.first, place.stride)
+            if bias:
+                model.set_bias(layer, part, floats(checkpoint, f"{place.name}.bias"), place.first, place.stride)
+
+
+def form_of(blocks: Sequence[Blocks | None], weights: Weights, part: Part) -> tuple[Form, bool]:
+    """The form of a matrix whose weights the file has as these blocks (None: as numbers), and whether the blocks are used as they are."""
+    forms = {None if block is None else KINDS.get(block.kind) for block in blocks}
+    own = forms.pop() if len(forms) == 1 else None
+    if weights == "int4":
+        form = Form.EIGHTS if part is Part.HEAD and own is not Form.FOURS else Form.FOURS
+        return form, form is own
+    if weights == "" and own is not None:
+        return own, True
+    return (Form.LEVELS if weights == "int8" else Form.PAIRS), False
 
 
 def bf16(checkpoint: Checkpoint, name: str) -> NDArray[np.uint16]:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from llmos.drivers.checkpoint import Checkpoint
 from llmos.drivers.cpu.compiler import Compiled, compile_native, cpu_flags, supported
 from llmos.drivers.cpu.device import NativeDevice
 from llmos.drivers.cpu.native import Native
+from llmos.drivers.cpu.weights import Weights
+from llmos.drivers.weights import Checkpoint
 from llmos.kernel.device import Device
 from llmos.kernel.errno import InvalidArgument, NotSupported
 
@@ -28,8 +29,8 @@ TORCH_BYTES = 4
 log = logging.getLogger(__name__)
 
 
-def open_device(name: str, checkpoint: Checkpoint, settings: Settings, weights: str = "") -> Device:
-    """A device for this model; weights: "int8" for levels, where it runs natively.
+def open_device(name: str, checkpoint: Checkpoint, settings: Settings, weights: Weights = "") -> Device:
+    """A device for this model; weights: how to hold them where it runs natively.
 
     Raises InvalidArgument, BadFormat, DeviceFailed, NotSupported.
     """
@@ -46,7 +47,7 @@ def open_device(name: str, checkpoint: Checkpoint, settings: Settings, weights: 
                 host_frames=host_frames,
                 page_slots=PAGE_SLOTS,
                 threads=threads,
-                weights="int8" if weights == "int8" else "bf16",
+                weights=weights,
             )
         except NotSupported as error:
             log.warning("%s runs on torch, two to five times slower than natively: %s", name, error)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import cast
 
 from llmos.drivers.checkpoint import open_checkpoint
+from llmos.drivers.cpu.weights import Weights
 from llmos.drivers.tokenizer import load_text
 from llmos.kernel.errno import Fault, NotFound
 from llmos.services.library import Library, Manifest
@@ -69,7 +71,7 @@ class StoreCatalogue:
         manifest = self._found[name]
         with ThreadPoolExecutor(1) as beside:  # reading a tokenizer takes a fifth of a second, and so do weights
             text = beside.submit(load_text, manifest.path, manifest.cache)
-            device = open_device(name, open_checkpoint(manifest.path, manifest.cache), self._settings, manifest.weights)
+            device = open_device(name, open_checkpoint(manifest.path, manifest.cache), self._settings, cast(Weights, manifest.weights))
             try:
                 return LoadedModel(device, text.result())
             except BaseException:

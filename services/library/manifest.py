@@ -20,8 +20,8 @@ from llmos.kernel.errno import BadFormat, Fault, InvalidArgument
 from .transfer import read_small
 
 VERSION = 1
-QUANTIZED = ("int8",)
-"""What weights can be made into, see `Library.quantize`."""
+QUANTIZED = ("bf16", "int8", "int4")
+"""How weights can be held instead of as their files have them, see `Library.quantize`: Weights of drivers/cpu/weights.py."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,95}")
 
 
@@ -49,7 +49,7 @@ class Manifest:
     directory: Path
     """Where it is. Not written into the file: a store may be moved."""
     weights: str = ""
-    """What a driver makes of the weights at load: "int8"; empty: as they are."""
+    """How a driver holds the weights, one of QUANTIZED; empty: as the files have them."""
 
     @property
     def path(self) -> Path:

@@ -145,13 +145,13 @@ class Library:
                         shutil.rmtree(incoming, ignore_errors=True)
 
     def quantize(self, name: str, to: str) -> Manifest:
-        """Another tag of a model, TAG-int8, whose weights a driver makes into levels when it loads them.
+        """Another tag of a model, such as TAG-int8, whose weights a driver holds in that form when it loads them.
 
         Its files are the same ones, linked: it takes no room, and each of the two can be removed. One that is here already is returned,
         or made again where its files are damaged or not this model's. Raises NotFound, InvalidArgument, AlreadyExists, IntegrityError.
         """
         if to not in QUANTIZED:
-            raise InvalidArgument(f"weights can be made {' or '.join(QUANTIZED)}, not {to[:40]!r}")
+            raise InvalidArgument(f"weights can be held as {', '.join(QUANTIZED[:-1])} or {QUANTIZED[-1]}, not {to[:40]!r}")
         model = self.find(name)
         if model.weights:
             raise InvalidArgument(f"{model.name}:{model.tag} is {model.weights} already; name the model it was made from")

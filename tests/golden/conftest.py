@@ -13,7 +13,8 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
-from llmos.drivers.checkpoint import Checkpoint, open_checkpoint
+from llmos.drivers.checkpoint import open_checkpoint
+from llmos.drivers.weights import Checkpoint
 
 VOCABULARY = 320
 SMALL = {

@@ -11,10 +11,11 @@ import transformers
 from contexts import Context, Frontend
 from native import compiled
 
-from llmos.drivers.checkpoint import Checkpoint, open_checkpoint
+from llmos.drivers.checkpoint import open_checkpoint
 from llmos.drivers.cpu.device import NativeDevice
 from llmos.drivers.tokenizer import Tokenizer, load_text
 from llmos.drivers.torch_cpu import TorchDevice
+from llmos.drivers.weights import Checkpoint
 from llmos.kernel.device import Device
 
 from .conftest import Golden

@@ -18,11 +18,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from native import compiled
 
 from llmos.drivers import attention
-from llmos.drivers.checkpoint import Checkpoint, Weight
 from llmos.drivers.config import ModelConfig, Rope, weight_shapes
 from llmos.drivers.cpu.device import NativeDevice
 from llmos.drivers.reference import ReferenceDevice
 from llmos.drivers.torch_cpu import TorchDevice
+from llmos.drivers.weights import Checkpoint, Weight
 from llmos.kernel.device import Device, Geometry, Outcome, Sampling, Step
 
 VOCABULARY = 48

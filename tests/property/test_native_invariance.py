@@ -169,7 +169,7 @@ def play(world: World, program: list[tuple[Any, ...]]) -> None:
     program=programs(),
     threads=st.integers(1, 3),
     slots=st.sampled_from([16, 16, 32, 128]),
-    kind=st.sampled_from(["bf16", "bf16", "int8"]),
+    kind=st.sampled_from(["bf16", "int8", "int4"]),
 )
 def test_every_context_says_what_it_says_alone(
     isa: Isa, shape: ModelConfig, program: list[tuple[Any, ...]], threads: int, slots: int, kind: Weights

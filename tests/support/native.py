@@ -17,12 +17,13 @@ import pytest
 from numpy.typing import NDArray
 from platformdirs import user_cache_path
 
-from llmos.drivers.checkpoint import Checkpoint, Weight, to_bf16
 from llmos.drivers.config import ModelConfig, Rope, weight_shapes
 from llmos.drivers.cpu.compiler import Compiled, Isa, compile_native, cpu_flags, supported
 from llmos.drivers.cpu.device import NativeDevice
 from llmos.drivers.cpu.native import Native
+from llmos.drivers.cpu.weights import Form
 from llmos.drivers.frequencies import inverse_frequencies
+from llmos.drivers.weights import Checkpoint, Weight, to_bf16
 from llmos.kernel.device import Sampling
 from llmos.kernel.errno import NotSupported
 
@@ -107,17 +108,18 @@ class Functions:
         sizes = [self.library.llmos_sizes(index) for index in range(3)]
         assert sizes == [ctypes.sizeof(AttentionIn), ROW.itemsize, ctypes.sizeof(Choice)]
 
-    def product(self, w: Bits, x: Bits, bias: Floats, threads: int = 1, levels: bool = False) -> tuple[Floats, bool]:
-        """y [rows, out], and whether all weights are finite. levels: as 8-bit integers."""
+    def product(
+        self, w: NDArray[Any], x: Bits, bias: Floats, threads: int = 1, form: Form = Form.PAIRS, kind: int = 0
+    ) -> tuple[Floats, bool]:
+        """y [rows, out], and whether all weights are finite. w: bf16 bits [out, in], or bytes of blocks of a ggml type (kind)."""
         y = np.full((len(x), len(w)), np.nan, np.float32)
-        finite = self.library.llmos_product(threads, levels, at(w), len(w), w.shape[1], at(x), len(x), at(bias), at(y))
+        finite = self.library.llmos_product(threads, form, kind, at(w), len(w), x.shape[1], at(x), len(x), at(bias), at(y))
         return y, bool(finite)
 
-    def unpacked(self, w: Bits, output: int, levels: bool = False) -> Floats:
-        to = np.zeros(w.shape[1] + w.shape[1] % 2, np.float32)
-        unpack = self.library.llmos_unpacked_levels if levels else self.library.llmos_unpacked
-        unpack(at(w), len(w), w.shape[1], output, at(to))
-        return to[: w.shape[1]]
+    def unpacked(self, w: NDArray[Any], inputs: int, output: int, form: Form = Form.PAIRS, kind: int = 0) -> Floats:
+        to = np.full(inputs, np.nan, np.float32)
+        self.library.llmos_unpacked(form, kind, at(w), len(w), inputs, output, at(to))
+        return to
 
     def write(self, cache: Cache, frame: int, slot: int, layer: int, head: int, key: Floats, value: Floats) -> None:
         self.library.llmos_write(ctypes.byref(cache), frame, slot, layer, head, at(key), at(value))

@@ -13,9 +13,10 @@ import numpy as np
 from contexts import Context, Frontend
 from native import Cache, Functions, Sight, at, config, random_weights
 
-from llmos.drivers.checkpoint import to_bf16
 from llmos.drivers.cpu.compiler import Compiled
 from llmos.drivers.cpu.native import Native
+from llmos.drivers.cpu.weights import KINDS, Form
+from llmos.drivers.weights import to_bf16
 from llmos.kernel.device import Sampling
 
 HOWS = (Sampling(), Sampling(temperature=1.0, top_k=9, top_p=0.9, repetition_penalty=1.2, logprobs=20), Sampling(logprobs=1))
@@ -29,9 +30,13 @@ def exact(*shape: int) -> np.ndarray:
 def products(functions: Functions) -> None:
     for inputs, outputs in ((1, 1), (31, 17), (33, 65), (64, 130)):
         for rows in (1, 2, 17, 33, 150):
-            for levels in (False, True):
-                functions.product(exact(outputs, inputs), exact(rows, inputs), np.zeros(outputs, np.float32), 2, levels)
-        functions.unpacked(exact(outputs, inputs), outputs - 1)
+            for form in Form:
+                functions.product(exact(outputs, inputs), exact(rows, inputs), np.zeros(outputs, np.float32), 2, form)
+        for form in Form:
+            functions.unpacked(exact(outputs, inputs), inputs, outputs - 1, form)
+    for kind, nbytes in ((2, 18), (3, 20), (8, 34)):
+        blocks = np.random.default_rng(0).integers(0, 60, (33, 3 * nbytes)).astype(np.uint8)
+        functions.product(blocks, exact(3, 96), np.zeros(33, np.float32), 2, KINDS[kind], kind)
 
 
 def attention(functions: Functions) -> None:
@@ -60,7 +65,7 @@ def sampling(functions: Functions) -> None:
 
 def steps() -> None:
     for changes in ({}, {"width": 37, "ffn_width": 19, "vocabulary": 33, "heads": 3, "kv_heads": 1, "tied": False, "windows": (None, 20)}):
-        for kind in ("bf16", "int8"):
+        for kind in ("bf16", "int8", "int4"):
             shape = config(**{"head_width": 48, "qk_norm": True, "attention_bias": True, **changes})
             one = native.device(shape, random_weights(shape), threads=3, weights=kind)
             frontend = Frontend(one)

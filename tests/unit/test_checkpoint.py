@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from tiny import config_json, permuted, random_weights, write_directory, write_gguf
 
 from llmos.drivers import checkpoint as module
-from llmos.drivers import safetensors
-from llmos.drivers.checkpoint import Checkpoint, open_checkpoint
+from llmos.drivers import derived, files, safetensors
+from llmos.drivers.checkpoint import open_checkpoint
 from llmos.drivers.config import FAMILIES, config_from_hf, weight_shapes
 from llmos.drivers.gguf import GgufFile
 from llmos.drivers.safetensors import read_header, write_safetensors
+from llmos.drivers.weights import Checkpoint, to_bf16
 from llmos.kernel.errno import BadFormat, NoSpace, NotFound, NotPermitted, NotSupported
 
 
@@ -90,7 +91,7 @@ def test_quantized_gguf(kind: Kind, tmp_path: Path) -> None:
 def test_bf16_rounds_to_even_at_ties_and_keeps_signs() -> None:
     bits = np.array([0x3F808000, 0x3F818000, 0x3F808001, 0xBF808000, 0x00000000, 0x80000000, 0x00000001, 0x7F7F0000], dtype=np.uint32)
     expected = [0x3F80, 0x3F82, 0x3F81, 0xBF80, 0x0000, 0x8000, 0x0000, 0x7F7F]
-    assert module.to_bf16(bits.view(np.float32)).tolist() == expected
+    assert to_bf16(bits.view(np.float32)).tolist() == expected
 
 
 def test_derived_weights_are_made_once_and_again_when_the_file_changes(tmp_path: Path) -> None:
@@ -167,7 +168,7 @@ def test_a_cache_remembers_the_digest_until_the_files_change(tmp_path: Path, mon
     write_directory(tmp_path / "m")
     digest = open_checkpoint(tmp_path / "m", tmp_path / "cache").digest
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_digest_of", lambda *_: pytest.fail("hashed again"))
+        patch.setattr(module, "digest_of", lambda *_: pytest.fail("hashed again"))
         assert open_checkpoint(tmp_path / "m", tmp_path / "cache").digest == digest
     (tmp_path / "cache/digest.json").write_text('{"torn')
     assert open_checkpoint(tmp_path / "m", tmp_path / "cache").digest == digest
@@ -207,18 +208,18 @@ def test_files_that_keep_one_waiting_or_never_end(file: str, kind: str, tmp_path
 
 
 def test_a_text_file_at_its_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_TEXT_FILE", 10)
+    monkeypatch.setattr(files, "MAX_TEXT_FILE", 10)
     (tmp_path / "a").write_text("a" * 10)
-    assert module.read_text(tmp_path / "a") == "a" * 10
+    assert files.read_text(tmp_path / "a") == "a" * 10
     (tmp_path / "a").write_text("a" * 11)
     with pytest.raises(BadFormat, match="larger than 10"):
-        module.read_text(tmp_path / "a")
+        files.read_text(tmp_path / "a")
 
 
 def test_gguf_frequencies_are_not_read_before_their_number_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_from_hf(config_json())
     weights = random_weights(config)
-    write_gguf(tmp_path / "a.gguf", {**weights, "rope_freqs.weight": np.ones(module.MAX_FREQUENCIES + 1, np.float32)}, config)
+    write_gguf(tmp_path / "a.gguf", {**weights, "rope_freqs.weight": np.ones(derived.MAX_FREQUENCIES + 1, np.float32)}, config)
     monkeypatch.setattr(GgufFile, "rows", lambda *_: pytest.fail("read"))
     with pytest.raises(BadFormat, match="rope_freqs"):
         open_checkpoint(tmp_path / "a.gguf")

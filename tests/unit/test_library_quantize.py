@@ -93,8 +93,8 @@ def test_either_can_be_removed(library: Library, model: Manifest, first: str) ->
 
 def test_what_is_refused(library: Library, model: Manifest) -> None:
     library.quantize("mine", "int8")
-    for to in ("", "int4", "INT8", "../x", "x" * 5000):
-        with pytest.raises(InvalidArgument, match=r"can be made int8, not '.{0,40}' "):
+    for to in ("", "int3", "INT8", "../x", "x" * 5000):
+        with pytest.raises(InvalidArgument, match=r"can be held as bf16, int8 or int4, not '.{0,40}' "):
             library.quantize("mine", to)
     with pytest.raises(InvalidArgument, match=r"mine:local-int8 is int8 already; name the model it was made from"):
         library.quantize("mine:local-int8", "int8")
@@ -174,7 +174,7 @@ def test_one_whose_files_are_damaged_is_mended_as_its_fault_says(library: Librar
     assert library.quantize("mine", "int8") == library.verify("mine:local-int8")
 
 
-@pytest.mark.parametrize(("weights", "says"), [("int4", "'int4' weights, which this llmos does not know"), (["int8"], "is damaged")])
+@pytest.mark.parametrize(("weights", "says"), [("int3", "'int3' weights, which this llmos does not know"), (["int8"], "is damaged")])
 def test_weights_of_another_version(library: Library, model: Manifest, weights: object, says: str) -> None:
     made = library.quantize("mine", "int8")
     manifest = made.directory / "manifest.json"

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from native import ISAS, Bits, Cache, Functions, Sight, at, attend, functions, rounded, wide
 
-from llmos.drivers.checkpoint import to_bf16
 from llmos.drivers.cpu.compiler import Isa
+from llmos.drivers.weights import to_bf16
 
 LAYERS, LAYER, KV_HEADS, HEADS = 2, 1, 2, 6
 LONGEST = 420

@@ -134,7 +134,7 @@ def test_gate_and_up(opened: Opener) -> None:
         np.testing.assert_allclose(got, decoder(shape, weights, tokens), rtol=5e-3, atol=5e-3 * max(1, scale))
 
 
-@pytest.mark.parametrize("kind", ["bf16", "int8"])
+@pytest.mark.parametrize("kind", ["bf16", "int8", "int4"])
 def test_threads_give_the_same_bits(opened: Opener, kind: str) -> None:
     shape = config(**SHAPES["large"])
     row = whole(tokens_of(shape, 200))
@@ -213,13 +213,13 @@ def test_rows_without_store_write_nothing_and_say_the_same(opened: Opener) -> No
 
 def test_a_digest_names_the_instruction_set_the_pages_and_the_weights(isa: Isa) -> None:
     digests = set()
-    for slots, kind in ((16, "bf16"), (32, "bf16"), (16, "int8")):
+    for slots, kind in ((16, "bf16"), (32, "bf16"), (16, "int8"), (16, "int4")):
         one = device(config(), random_weights(config()), isa, page_slots=slots, weights=kind)
         digests.add(one.geometry.digest)
         assert one.geometry.batch_invariant
         assert isa in one.describe()
         one.close()
-    assert len(digests) == 3
+    assert len(digests) == 4
 
 
 def test_structures_agree_or_nothing_is_called(monkeypatch: pytest.MonkeyPatch) -> None:

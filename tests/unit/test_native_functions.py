@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from native import ISAS, Bits, Floats, Functions, functions, to_levels, wide
 
-from llmos.drivers.checkpoint import to_bf16
 from llmos.drivers.cpu.compiler import Isa
+from llmos.drivers.cpu.weights import Form
+from llmos.drivers.weights import to_bf16
 
 
 @pytest.fixture(params=ISAS)
@@ -53,28 +54,28 @@ def test_products_of_levels(native: Functions, inputs: int, outputs: int) -> Non
         x[0, 0] = 0xC2C8  # -100: the lowest level
         worth, weight = (np.abs(wide(numbers)).max(1, keepdims=True) / 127 for numbers in (x, w))
         expected = to_levels(wide(x)) @ to_levels(wide(w)).T * worth * weight.T
-        got, finite = native.product(w, x, bias, levels=True)
+        got, finite = native.product(w, x, bias, form=Form.LEVELS)
         assert finite
         np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-30)
         for threads in (2, 3):
-            assert np.array_equal(native.product(w, x, bias, threads, levels=True)[0], got)
+            assert np.array_equal(native.product(w, x, bias, threads, form=Form.LEVELS)[0], got)
 
 
-@pytest.mark.parametrize("levels", [False, True])
-def test_a_row_of_a_product_is_the_same_bits_in_any_company(native: Functions, levels: bool) -> None:
+@pytest.mark.parametrize("form", Form)
+def test_a_row_of_a_product_is_the_same_bits_in_any_company(native: Functions, form: Form) -> None:
     random = np.random.default_rng(1)
     w, x, bias = bits(random, 130, 95), bits(random, 75, 95), random.normal(0, 1, 130).astype(np.float32)
-    alone = np.concatenate([native.product(w, x[row : row + 1], bias, levels=levels)[0] for row in range(len(x))])
+    alone = np.concatenate([native.product(w, x[row : row + 1], bias, form=form)[0] for row in range(len(x))])
     for rows in range(1, len(x) + 1):
-        assert np.array_equal(native.product(w, x[:rows], bias, levels=levels)[0], alone[:rows])
-        assert np.array_equal(native.product(w, x[-rows:].copy(), bias, levels=levels)[0], alone[-rows:])
+        assert np.array_equal(native.product(w, x[:rows], bias, form=form)[0], alone[:rows])
+        assert np.array_equal(native.product(w, x[-rows:].copy(), bias, form=form)[0], alone[-rows:])
 
 
 def test_a_matrix_gives_back_what_was_laid_out(native: Functions) -> None:
     for inputs in (1, 6, 37, 64):
         w = bits(np.random.default_rng(inputs), 35, inputs)
         for output in (0, 15, 16, 34):
-            assert np.array_equal(native.unpacked(w, output), wide(w[output]))
+            assert np.array_equal(native.unpacked(w, inputs, output), wide(w[output]))
 
 
 @pytest.mark.parametrize("damage", [0x7F80, 0xFF80, 0x7FC0, 0x7F81, 0xFFFF])

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from native import ISAS, Bits, Floats, Functions, compiled, config, device, functions, random_weights, to_levels, wide
 
-from llmos.drivers.checkpoint import to_bf16
 from llmos.drivers.config import ModelConfig
 from llmos.drivers.cpu.compiler import Isa, cpu_flags
 from llmos.drivers.cpu.device import NativeDevice
+from llmos.drivers.cpu.weights import Form
+from llmos.drivers.weights import to_bf16
 from llmos.kernel.device import GREEDY, Row, Sampling, Step
 from llmos.kernel.errno import DeviceFailed
 
@@ -58,7 +59,7 @@ def test_products_are_exact(native: Functions, inputs: int, outputs: int) -> Non
     w, x = bits(random, outputs, inputs), bits(random, 70, inputs)
     expected = exact(w, x)
     for rows in range(1, 71):
-        got, finite = native.product(w, x[:rows].copy(), none(outputs), levels=True)
+        got, finite = native.product(w, x[:rows].copy(), none(outputs), form=Form.LEVELS)
         assert finite
         assert np.array_equal(got, expected[:rows]), f"{rows} rows"
 
@@ -70,12 +71,12 @@ def test_zeros(native: Functions) -> None:
     w[[0, 15, 16, 69]] = 0
     x[[0, 7, 31, 39]] = 0
     w[5], x[5] = 0x8000, 0x8000  # -0
-    got, _ = native.product(w, x, none(70), levels=True)
+    got, _ = native.product(w, x, none(70), form=Form.LEVELS)
     assert np.array_equal(got, exact(w, x))
     assert not got[[0, 5, 7, 31, 39]].any()
     assert not got[:, [0, 5, 15, 16, 69]].any()
     bias = random.normal(0, 1, 70).astype(np.float32)
-    assert np.array_equal(native.product(w * 0, x, bias, levels=True)[0], np.tile(bias, (40, 1)))
+    assert np.array_equal(native.product(w * 0, x, bias, form=Form.LEVELS)[0], np.tile(bias, (40, 1)))
 
 
 @pytest.mark.parametrize("inputs", [1536, 9216, 32_768])
@@ -84,7 +85,7 @@ def test_the_greatest_magnitudes_neither_saturate_nor_overflow(native: Functions
     one = np.full(inputs, 0x3F80, np.uint16)  # 1: level 127
     turns = one | (np.arange(inputs) % 2 << 15).astype(np.uint16)
     w, x = np.stack([one, one | 0x8000, turns] * 11), np.stack([one, one | 0x8000, turns] * 3)
-    got, _ = native.product(w, x, none(33), levels=True)
+    got, _ = native.product(w, x, none(33), form=Form.LEVELS)
     assert np.array_equal(got, exact(w, x))
     np.testing.assert_allclose(got, wide(x).astype(np.float64) @ wide(w).T, rtol=1e-6)
 
@@ -95,27 +96,27 @@ def test_every_pair_of_levels(native: Functions) -> None:
     for place in range(4):  # of the four that one instruction adds
         w, x = (np.zeros((255, 6), np.float32) for _ in range(2))
         w[:, place], w[:, 4], x[:, place], x[:, 5] = levels, 127, levels, 127
-        got, _ = native.product(to_bf16(w), to_bf16(x), none(255), levels=True)
+        got, _ = native.product(to_bf16(w), to_bf16(x), none(255), form=Form.LEVELS)
         assert np.array_equal(got, np.outer(levels, levels))
 
 
 def test_activations_round_to_even(native: Functions) -> None:
     halves = np.array([[127, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 126.5]], np.float32)
     ones = to_bf16(np.eye(8, dtype=np.float32))
-    got, _ = native.product(ones, to_bf16(halves), none(8), levels=True)
+    got, _ = native.product(ones, to_bf16(halves), none(8), form=Form.LEVELS)
     assert np.rint(got).tolist() == [[127, 0, 2, 2, 0, -2, -2, 126]]
 
 
 def test_a_row_is_the_same_bits_alone_and_among_others(native: Functions) -> None:
     random = np.random.default_rng(1)
     w, x, bias = bits(random, 130, 95), bits(random, 70, 95), random.normal(0, 1, 130).astype(np.float32)
-    alone = np.concatenate([native.product(w, x[row : row + 1], bias, levels=True)[0] for row in range(70)])
+    alone = np.concatenate([native.product(w, x[row : row + 1], bias, form=Form.LEVELS)[0] for row in range(70)])
     for threads in (1, 3):
         for first, last in ((0, 2), (0, 7), (3, 20), (10, 70), (0, 70)):
-            got, _ = native.product(w, x[first:last].copy(), bias, threads, levels=True)
+            got, _ = native.product(w, x[first:last].copy(), bias, threads, form=Form.LEVELS)
             assert np.array_equal(got, alone[first:last])
     order = random.permutation(70)
-    assert np.array_equal(native.product(w, x[order], bias, levels=True)[0], alone[order])
+    assert np.array_equal(native.product(w, x[order], bias, form=Form.LEVELS)[0], alone[order])
 
 
 @pytest.mark.parametrize("inputs", [1, 5, 36, 64, 95])
@@ -124,7 +125,7 @@ def test_unpacking_gives_each_level_times_its_scale(native: Functions, inputs: i
     w[3] = 0
     expected = to_levels(wide(w)).astype(np.float32) * scales(w)[:, None]
     for output in range(35):
-        assert np.array_equal(native.unpacked(w, output, levels=True), expected[output])
+        assert np.array_equal(native.unpacked(w, inputs, output, Form.LEVELS), expected[output])
 
 
 def test_magnitudes_so_small_that_their_levels_per_unit_are_infinite(native: Functions) -> None:
@@ -132,7 +133,7 @@ def test_magnitudes_so_small_that_their_levels_per_unit_are_infinite(native: Fun
     tiny[:, ::2] = 0
     ones = to_bf16(np.ones((3, 20), np.float32))
     for w, x in ((tiny, ones), (ones, tiny), (tiny, tiny)):
-        got, finite = native.product(w, x, none(3), levels=True)
+        got, finite = native.product(w, x, none(3), form=Form.LEVELS)
         assert finite
         assert (np.abs(got) < 1e-35).all()
 
@@ -142,11 +143,11 @@ def test_activations_that_are_no_numbers_make_their_row_none(native: Functions, 
     """A level cannot say NaN: were it left out, a broken row would look sound."""
     random = np.random.default_rng(2)
     w, x = bits(random, 20, 40), bits(random, 12, 40)
-    sound, _ = native.product(w, x, none(20), levels=True)
+    sound, _ = native.product(w, x, none(20), form=Form.LEVELS)
     for place in (0, 17, 39):
         broken = x.copy()
         broken[4, place] = wrong
-        got, _ = native.product(w, broken, none(20), levels=True)
+        got, _ = native.product(w, broken, none(20), form=Form.LEVELS)
         assert not np.isfinite(got[4]).any()
         assert np.array_equal(np.delete(got, 4, 0), np.delete(sound, 4, 0))
 
