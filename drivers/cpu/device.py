@@ -32,6 +32,7 @@ from .weights import NAMES, Form, Weights, open_model, unsuitable
 
 LAYOUT = "cpu/1"
 """Changes whenever the bytes of a page, or how they are computed, change: part of every page key."""
+CACHE_LINE = 64
 
 
 class NativeDevice:
@@ -59,7 +60,7 @@ class NativeDevice:
         self._config, self._isa, self._threads = config, compiled.isa, threads
         self._model = open_model(native, checkpoint, page_slots, threads, weights)
         numbers = config.layers * config.kv_heads * 2 * page_slots * config.head_width
-        self.frames = {Tier.DEVICE: np.zeros((frames, numbers), np.uint16), Tier.HOST: np.zeros((host_frames, numbers), np.uint16)}
+        self.frames = {Tier.DEVICE: _zeroed(frames, numbers), Tier.HOST: _zeroed(host_frames, numbers)}
         self._cosines = self._sines = np.empty((0, config.head_width // 2), np.float32)
         facts = "|".join((weights, compiled.isa, str(page_slots), LAYOUT))
         self._geometry = Geometry(
@@ -188,3 +189,10 @@ class NativeDevice:
             angles = np.arange(grown, dtype=np.float32)[:, None] * frequencies
             self._cosines, self._sines = np.cos(angles) * np.float32(factor), np.sin(angles) * np.float32(factor)
         return self._cosines, self._sines
+
+
+def _zeroed(count: int, numbers: int) -> NDArray[np.uint16]:
+    """Frames [count, numbers] from a cache line's begin on: elsewhere every row of a tile would lie in two lines."""
+    memory = np.zeros(count * numbers + CACHE_LINE // 2, np.uint16)
+    skipped = -memory.ctypes.data % CACHE_LINE // 2
+    return memory[skipped : skipped + count * numbers].reshape(count, numbers)

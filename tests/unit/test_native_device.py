@@ -191,6 +191,14 @@ def test_logits_that_are_no_numbers_are_refused_and_their_pages_scrubbed(opened:
     assert not ((pages & 0x7F80) == 0x7F80).any()
 
 
+def test_pages_begin_where_cache_lines_do(opened: Opener) -> None:
+    """numpy's own memory begins 16 bytes behind: every load of attention would touch two lines."""
+    for count in (1, 3, 1000):
+        for frames in opened(config(), frames=count, host_frames=count).frames.values():
+            assert [frames[index].ctypes.data % 64 for index in range(count)] == [0] * count
+            assert frames.shape[0] == count
+
+
 @pytest.mark.parametrize("tier", [Tier.DEVICE, Tier.HOST])
 def test_copies_that_name_no_frame(opened: Opener, tier: Tier) -> None:
     one = opened(config())
