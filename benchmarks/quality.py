@@ -1,4 +1,4 @@
-"""What each way to hold the weights costs in quality: perplexity, and divergence from float32.
+"""What each way to hold weights, and keys and values, costs in quality: perplexity, and divergence from float32.
 
     python benchmarks/quality.py                        # the default model, on quality.txt
     python benchmarks/quality.py --model NAME --text FILE --tokens 4000
@@ -70,11 +70,12 @@ def main(argv: list[str] | None = None) -> int:
     def torch_device(dtype: str) -> Callable[[], Model]:
         return lambda: TorchDevice(checkpoint, name="quality", frames=frames, page_slots=SLOTS, dtype=dtype)  # type: ignore[arg-type]
 
-    def native(weights: str) -> Callable[[], Model]:
-        return lambda: NativeDevice(compiled, checkpoint, name="quality", frames=frames, threads=2, weights=weights)  # type: ignore[arg-type]
+    def native(weights: str, kv: str = "bf16") -> Callable[[], Model]:
+        return lambda: NativeDevice(compiled, checkpoint, name="quality", frames=frames, threads=2, weights=weights, kv=kv)  # type: ignore[arg-type]
 
     variants = {"torch fp32": torch_device("fp32"), "torch bf16": torch_device("bf16")}
     variants |= {f"native {weights} ({compiled.isa})": native(weights) for weights in ("bf16", "int8")}
+    variants |= {f"native bf16, kv int8 ({compiled.isa})": native("bf16", "int8")}
     rows = list[dict[str, float | str]]()
     reference, continuations = list[Floats](), list[list[int]]()
     for name, make in variants.items():
@@ -85,10 +86,10 @@ def main(argv: list[str] | None = None) -> int:
         reference, continuations = reference or logs, continuations or greedy
         rows.append(compare(name, stretches, logs, reference, greedy, continuations))
     print(f"{found.model}, {len(ids)} tokens of {found.text.name}; {', '.join(machine().values())}")
-    print(f"{'':24}{'perplexity':>11}{'KL mean':>10}{'KL p99':>9}{'agree':>8}{f'greedy of {length}':>14}")
+    print(f"{'':28}{'perplexity':>11}{'KL mean':>10}{'KL p99':>9}{'agree':>8}{f'greedy of {length}':>14}")
     for row in rows:
         print(
-            f"{row['name']:24}{row['perplexity']:11.3f}{row['kl_mean']:10.5f}{row['kl_p99']:9.4f}{row['agree']:8.1%}{row['greedy']:14.1f}"
+            f"{row['name']:28}{row['perplexity']:11.3f}{row['kl_mean']:10.5f}{row['kl_p99']:9.4f}{row['agree']:8.1%}{row['greedy']:14.1f}"
         )
     if found.json is not None:
         found.json.write_text(json.dumps({"model": found.model, "tokens": len(ids), "rows": rows}, indent=1) + "\n")

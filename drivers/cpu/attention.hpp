@@ -9,7 +9,7 @@
 // work is up to 16 tokens, which fold as they go.
 #pragma once
 
-#include "segment.hpp"
+#include "segment_levels.hpp"
 
 namespace llmos {
 
@@ -21,6 +21,24 @@ struct Row {
     const std::int32_t* frames;
     bool store;
 };
+
+template <class Read>
+inline void attend_all(const Cache& cache, Read segment, const Query* queries, int count) {
+    for (int q = 0; q < count; q += Read::QUERIES) {
+        const int some = std::min(Read::QUERIES, count - q);
+        segment.cut(last_seen(queries + q, some));
+        attend(cache, segment, queries + q, some);
+    }
+}
+
+// Fold the segment that begins at position `start` into the states of all queries. frames: those of the segment.
+inline void attend_all(const Cache& cache, int layer, int head, const std::int32_t* frames, int start, const Query* queries, int count) {
+    const int end = last_seen(queries, count);
+    if (cache.in_levels)
+        attend_all(cache, SegmentInLevels(cache, layer, head, frames, start, end), queries, count);
+    else
+        attend_all(cache, Segment<bf16>(cache, layer, head, frames, start, end), queries, count);
+}
 
 // What there is to do in every layer with one sliding window (or none), found once per step.
 class Attention {
@@ -116,12 +134,14 @@ class Attention {
             if (left_[members_[m] * cache_.kv_heads + head].fetch_sub(1, std::memory_order_acq_rel) == 1) finish(head, members_[m], out);
     }
 
+    void fold_state(float* into, const float* from) const { fold(into, from[0], from[1], from + 2, cache_.width); }
+
     void finish(int head, int single, const Activations& out) {
         const Row& row = rows_[single_[single]];
         const int first = first_seen(row.position) / SEGMENT, last = segments(row.position);
         for (int h = head * group_; h < (head + 1) * group_; h++) {
             float* whole = state(single, first, h);
-            for (int segment = first + 1; segment < last; segment++) fold(whole, state(single, segment, h), cache_.width);
+            for (int segment = first + 1; segment < last; segment++) fold_state(whole, state(single, segment, h));
             write(whole, out, row.first, h);
         }
     }

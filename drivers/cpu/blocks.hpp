@@ -40,7 +40,7 @@ inline void decode_fours(const std::uint8_t* from, bf16* to) {
     const f16* scales = reinterpret_cast<const f16*>(from + WORDS);
     const Vec scale = load_half(scales), least = load_half(scales + LANES);
     for (int word = 0; word < 4; word++) {
-        const Words w = load_words(from + word * LANES * 4);
+        const Bits w = load_bits(from + word * LANES * 4);
         for (int pair = 0; pair < 4; pair++)
             store_pairs(to + (word * 4 + pair) * LANES * 2, fma(nibbles(w, pair * 8), scale, least), fma(nibbles(w, pair * 8 + 4), scale, least));
     }

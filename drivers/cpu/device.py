@@ -4,7 +4,7 @@ Owns one model's frames in both tiers, as raw memory, and the order of a step: c
 row's tokens are the same bits whatever else is in the batch, however its context was cut into chunks, and wherever its
 pages come from. Imports no torch.
 
-    a frame of either tier      [layers][key heads][keys, values][slots * head width]      bfloat16, see attention.hpp
+    a frame of either tier      [layers][key heads][keys, values][slots * head width]      bfloat16, or 8-bit levels: see cache.hpp
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from ..rows import check_rows
 from ..weights import Checkpoint
 from .compiler import Compiled
 from .native import MOST_LOGPROBS, ROW, Native, StepIn
+from .pages import Kv, damaged, new_frames, page_bytes
 from .weights import NAMES, Form, Weights, open_model, unsuitable
 
 LAYOUT = "cpu/1"
 """Changes whenever the bytes of a page, or how they are computed, change: part of every page key."""
-CACHE_LINE = 64
 
 
 class NativeDevice:
@@ -49,6 +49,7 @@ class NativeDevice:
         page_slots: int = 16,
         threads: int = 1,
         weights: Weights = "",
+        kv: Kv = "bf16",
     ) -> None:
         if frames < 1 or host_frames < 0 or page_slots < 1 or threads < 1:
             raise InvalidArgument(f"a device needs a frame of a slot, and a thread (got {frames} of {page_slots}, {threads} threads)")
@@ -57,12 +58,12 @@ class NativeDevice:
         reason = unsuitable(config, page_slots, native.segment)
         if reason:
             raise NotSupported(f"the native functions cannot run {name}: {reason}")
-        self._config, self._isa, self._threads = config, compiled.isa, threads
-        self._model = open_model(native, checkpoint, page_slots, threads, weights)
-        numbers = config.layers * config.kv_heads * 2 * page_slots * config.head_width
-        self.frames = {Tier.DEVICE: _zeroed(frames, numbers), Tier.HOST: _zeroed(host_frames, numbers)}
+        self._config, self._isa, self._threads, self._kv = config, compiled.isa, threads, kv
+        self._model = open_model(native, checkpoint, page_slots, threads, weights, kv_int8=kv == "int8")
+        size = page_bytes(config, page_slots, kv)
+        self.frames = {Tier.DEVICE: new_frames(frames, size), Tier.HOST: new_frames(host_frames, size)}
         self._cosines = self._sines = np.empty((0, config.head_width // 2), np.float32)
-        facts = "|".join((weights, compiled.isa, str(page_slots), LAYOUT))
+        facts = "|".join((weights, kv, compiled.isa, str(page_slots), LAYOUT))
         self._geometry = Geometry(
             name=name,
             vocabulary=config.vocabulary,
@@ -70,7 +71,7 @@ class NativeDevice:
             page_slots=page_slots,
             device_frames=frames,
             host_frames=host_frames,
-            page_bytes=numbers * 2,
+            page_bytes=size,
             digest=hashlib.sha256(checkpoint.digest + facts.encode()).digest(),
             batch_invariant=True,
         )
@@ -86,7 +87,7 @@ class NativeDevice:
         return (
             f"{here.name}: {config.family}, {config.layers} layers of {config.width}, "
             f"native {' and '.join(NAMES[Form(form)] for form in sorted(self._model.forms))} ({self._isa}), {self._threads} threads, "
-            f"{here.device_frames} + {here.host_frames} frames of {here.page_slots} tokens ({here.page_bytes / 1024:.0f} KiB), "
+            f"{here.device_frames} + {here.host_frames} frames of {here.page_slots} tokens ({self._kv}, {here.page_bytes / 1024:.0f} KiB), "
             f"prefill {here.prefill_rate:.0f} tokens/s, copies {here.copy_rate:.0f} pages/s"
         )
 
@@ -173,7 +174,7 @@ class NativeDevice:
         """Zero the pages that hold what is no number, so that nobody inherits it, and say so."""
         for frame in sorted({frame for row in rows for frame in row.frames}):
             page = self.frames[Tier.DEVICE][frame]
-            if ((page & 0x7F80) == 0x7F80).any():
+            if damaged(page, self._config, self._geometry.page_slots, self._kv):
                 page[:] = 0
         row, value = next((row, value) for row, value in zip(rows, greatest, strict=True) if row.sampling and not np.isfinite(value))
         raise DeviceFailed(
@@ -189,10 +190,3 @@ class NativeDevice:
             angles = np.arange(grown, dtype=np.float32)[:, None] * frequencies
             self._cosines, self._sines = np.cos(angles) * np.float32(factor), np.sin(angles) * np.float32(factor)
         return self._cosines, self._sines
-
-
-def _zeroed(count: int, numbers: int) -> NDArray[np.uint16]:
-    """Frames [count, numbers] from a cache line's begin on: elsewhere every row of a tile would lie in two lines."""
-    memory = np.zeros(count * numbers + CACHE_LINE // 2, np.uint16)
-    skipped = -memory.ctypes.data % CACHE_LINE // 2
-    return memory[skipped : skipped + count * numbers].reshape(count, numbers)

@@ -31,7 +31,7 @@ class Shape(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_int32) for name in ("layers", "width", "heads", "kv_heads", "head_width", "ffn", "vocabulary", "slots")),
-        *((name, ctypes.c_int32) for name in ("tied", "qk_norm")),
+        *((name, ctypes.c_int32) for name in ("tied", "qk_norm", "kv_in_levels")),
         ("epsilon", ctypes.c_float),
     ]
 

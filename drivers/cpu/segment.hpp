@@ -1,62 +1,36 @@
-// Attention of a few queries to one segment of one context's pages.
+// Attention of a few queries to one segment of one context's pages (cache.hpp).
 //
-// A page holds, for each layer and key head, keys and values the way a vector unit reads them (w: head width):
-//
-//     keys    [w / 2][slots][2]      sixteen slots' products with one pair of a query are one VDPBF16PS
-//     values  [slots / 2][w][2]      sixteen outputs of one pair of slots
-//
-// (and sixteen pairs of either are a tile of AMX). Within a segment: scores, their maximum, exponentials, the sum of values,
-// each in one fixed order; then the segment is folded into what the query has seen before (an online softmax, Milakov and
-// Gimelshein 2018, as in FlashAttention). A slot that a query may not see has a weight of exactly 0, so that pages beyond it
-// change nothing, whoever else needs them. Which queries come together changes no bit of any.
+// Within a segment: scores, their maximum, exponentials, the sum of values, each in one fixed order; then the segment is folded
+// into what the query has seen before (an online softmax, Milakov and Gimelshein 2018, as in FlashAttention). A slot that a
+// query may not see has a weight of exactly 0, so that pages beyond it change nothing, whoever else needs them. Which queries
+// come together changes no bit of any.
 #pragma once
 
 #include <cmath>
 #include <limits>
 
-#include "linear.hpp"
+#include "cache.hpp"
 
 namespace llmos {
 
-constexpr int SEGMENT = 128;  // slots
-constexpr int MAX_WIDTH = 256;
 constexpr float NOTHING = -std::numeric_limits<float>::infinity();
-
-// The frames of the device tier: [frames][layers][key heads][2: keys, values][slots * width]
-struct Cache {
-    bf16* data;
-    int layers, kv_heads, width, slots;
-
-    std::size_t half() const { return std::size_t(slots) * width; }
-    std::size_t page() const { return half() * 2 * kv_heads * layers; }
-    bf16* keys(int frame, int layer, int head) const { return data + frame * page() + (std::size_t(layer) * kv_heads + head) * 2 * half(); }
-    bf16* values(int frame, int layer, int head) const { return keys(frame, layer, head) + half(); }
-
-    void write(int frame, int slot, int layer, int head, const float* key, const float* value) const {
-        bf16 *k = keys(frame, layer, head), *v = values(frame, layer, head);
-        if (slot == 0) std::memset(k, 0, 2 * half() * sizeof(bf16));  // nothing of who had the frame before: it may be no number
-        for (int i = 0; i < width; i++) {
-            k[(i / 2 * slots + slot) * 2 + i % 2] = narrow(key[i]);
-            v[(slot / 2 * width + i) * 2 + slot % 2] = narrow(value[i]);
-        }
-    }
-};
 
 // What a query has seen so far: [greatest score, sum of exponentials, weighted values...]
 inline int state_size(int width) { return width + 2; }
 
-inline void fold(float* into, const float* from, int width) {
+inline void fold(float* into, float top, float total, const float* values, int width) {
     if (into[0] == NOTHING) {
-        std::memcpy(into, from, state_size(width) * sizeof(float));
+        into[0] = top, into[1] = total;
+        std::memcpy(into + 2, values, width * sizeof(float));
         return;
     }
-    const float top = std::max(into[0], from[0]);
-    alignas(64) float lanes[LANES] = {into[0] - top, from[0] - top};
+    const float higher = std::max(into[0], top);
+    alignas(64) float lanes[LANES] = {into[0] - higher, top - higher};
     store(lanes, exp(load(lanes)));
     const float keep = lanes[0], add = lanes[1];
-    into[0] = top;
-    into[1] = into[1] * keep + from[1] * add;
-    for (int i = 2; i < width + 2; i += LANES) store(into + i, fma(load(into + i), all(keep), load(from + i) * all(add)));
+    into[0] = higher;
+    into[1] = into[1] * keep + total * add;
+    for (int i = 0; i < width; i += LANES) store(into + 2 + i, fma(load(into + 2 + i), all(keep), load(values + i) * all(add)));
 }
 
 struct Query {
@@ -65,25 +39,45 @@ struct Query {
     float* state;
 };
 
-// The pages of one segment that somebody sees, as the functions below want them.
-struct Segment {
-    const bf16* values[SEGMENT / LANES];  // of each page
-    const bf16* keys[SEGMENT / LANES];    // of each sixteen slots
-    int start, pages, length;
+inline int last_seen(const Query* queries, int count) {
+    int end = 0;
+    for (int i = 0; i < count; i++) end = std::max(end, queries[i].to);
+    return end;
+}
 
-    Segment(const Cache& cache, int layer, int head, const std::int32_t* frames, int from, int to)
-        : start(from), pages((std::min(to, from + SEGMENT) - from + cache.slots - 1) / cache.slots), length(pages * cache.slots) {
-        const int parts = cache.slots / LANES;
-        for (int page = 0; page < pages; page++) {
-            const bf16* first = cache.keys(frames[page], layer, head);
-            values[page] = first + cache.half();
-            for (int part = 0; part < parts; part++) keys[page * parts + part] = first + part * LANES * 2;
-        }
+// The pages of one segment that somebody sees, as the functions below want them.
+template <class Number>
+struct Segment {
+#if defined(LLMOS_AMX)
+    static constexpr int QUERIES = std::is_same_v<Number, bf16> ? TILE : 4;  // that attend together
+#else
+    static constexpr int QUERIES = 4;
+#endif
+    const Number* values[SEGMENT / LANES];  // of each page
+    const Number* keys[SEGMENT / LANES];    // of each sixteen slots
+    int start, slots, pages, length;
+
+    Segment(const Cache& cache, int layer, int head, const std::int32_t* frames, int from, int to) : start(from), slots(cache.slots) {
+        cut(to);
+        for (int page = 0; page < pages; page++) place(page, cache.keys<Number>(frames[page], layer, head), cache.half());
+    }
+
+    void place(int page, const Number* first, std::size_t half) {
+        const int parts = slots / LANES;
+        values[page] = first + half;
+        for (int part = 0; part < parts; part++) keys[page * parts + part] = first + part * LANES * 2;
+    }
+
+    // Leave only the pages before position `to`.
+    void cut(int to) {
+        pages = (std::min(to, start + SEGMENT) - start + slots - 1) / slots;
+        length = pages * slots;
     }
 };
 
-// Scores become weights, exp(score - greatest), as bfloat16; returns the greatest and puts the sum of the weights in `total`.
-inline float soften(const Query& query, const Segment& segment, float* scores, bf16* weights, float& total) {
+// Scores become weights, exp(score - greatest), which `keep` takes by sixteens; returns the greatest and puts their sum in `total`.
+template <class Number, class Keep>
+inline float soften(const Query& query, const Segment<Number>& segment, float* scores, float& total, Keep&& keep) {
     const int from = query.from - segment.start, to = query.to - segment.start;
     Vec best = all(NOTHING);
     std::uint32_t numbers = 0xffff;
@@ -98,15 +92,109 @@ inline float soften(const Query& query, const Segment& segment, float* scores, b
     for (int i = 0; i < segment.length; i += LANES) {
         Vec e = top == NOTHING ? all(0) : exp(load(scores + i) - all(top));
         sums = sums + e;
-        store_bf16(weights + i, e);
+        keep(i, e);
     }
     total = sum(sums);
     return top;
 }
 
-#if defined(LLMOS_AMX)
+// How numbers of a page are multiplied: by pairs of words, into sums.
+template <class Number>
+struct Product {
+    using Word = bf16;
+    using Sum = float;
+    using Sums = Vec;
+};
+template <>
+struct Product<Level> {
+    using Word = std::int16_t;
+    using Sum = std::int32_t;
+    using Sums = Whole;
+};
 
-constexpr int QUERIES = 16;  // that attend together
+template <class Word>
+inline std::uint32_t pair_at(const Word* words) {
+    std::uint32_t pair;
+    std::memcpy(&pair, words, 4);
+    return pair;
+}
+
+// Sums [Q, P * 16] of the products of Q queries with as many slots, into columns from `at` on.
+template <int Q, int P, class Number, class Word = typename Product<Number>::Word, class Sum = typename Product<Number>::Sum>
+inline void score(const Word* const* queries, const Number* const* blocks, int stride, int width, Sum (*scores)[SEGMENT], int at) {
+    typename Product<Number>::Sums sums[Q][P] = {};
+    for (int i = 0; i < width; i += 2) {
+        decltype(load_pairs(blocks[0])) keys[P];
+        for (int p = 0; p < P; p++) keys[p] = load_pairs(blocks[p] + std::size_t(i / 2) * stride);
+        for (int q = 0; q < Q; q++)
+            for (int p = 0; p < P; p++) sums[q][p] = dot(sums[q][p], keys[p], pair_at(queries[q] + i));
+    }
+    for (int q = 0; q < Q; q++)
+        for (int p = 0; p < P; p++) store(scores[q] + at + p * LANES, sums[q][p]);
+}
+
+// Sums [Q, D * 16] of the values from `at` on, weighted.
+template <int Q, int D, class Number, class Word = typename Product<Number>::Word, class Sum = typename Product<Number>::Sum>
+inline void weigh(const Segment<Number>& segment, int width, const Word (*weights)[SEGMENT], int at, Sum (*out)[MAX_WIDTH]) {
+    typename Product<Number>::Sums sums[Q][D] = {};
+    for (int page = 0; page < segment.pages; page++) {
+        const Number* v = segment.values[page] + at * 2;
+        for (int slot = page * segment.slots; slot < (page + 1) * segment.slots; slot += 2, v += width * 2) {
+            decltype(load_pairs(v)) column[D];
+            for (int d = 0; d < D; d++) column[d] = load_pairs(v + d * LANES * 2);
+            for (int q = 0; q < Q; q++)
+                for (int d = 0; d < D; d++) sums[q][d] = dot(sums[q][d], column[d], pair_at(weights[q] + slot));
+        }
+    }
+    for (int q = 0; q < Q; q++)
+        for (int d = 0; d < D; d++) store(out[q] + at + d * LANES, sums[q][d]);
+}
+
+template <int Q, class Number, class Word, class Sum>
+inline void score_all(const Segment<Number>& segment, const Word* const* queries, int width, Sum (*scores)[SEGMENT]) {
+    const int stride = segment.slots * 2, blocks = segment.length / LANES;
+    int block = 0;
+    for (; block + 4 <= blocks; block += 4) score<Q, 4>(queries, segment.keys + block, stride, width, scores, block * LANES);
+    for (; block < blocks; block++) score<Q, 1>(queries, segment.keys + block, stride, width, scores, block * LANES);
+}
+
+template <int Q, class Number, class Word, class Sum>
+inline void weigh_all(const Segment<Number>& segment, const Word (*weights)[SEGMENT], int width, Sum (*out)[MAX_WIDTH]) {
+    int at = 0;
+    for (; at + 4 * LANES <= width; at += 4 * LANES) weigh<Q, 4>(segment, width, weights, at, out);
+    for (; at < width; at += LANES) weigh<Q, 1>(segment, width, weights, at, out);
+}
+
+inline float soften(const Query& query, const Segment<bf16>& segment, float* scores, bf16* weights, float& total) {
+    return soften(query, segment, scores, total, [&](int i, Vec e) { store_bf16(weights + i, e); });
+}
+
+template <int Q>
+void attend_of(const Cache& cache, const Segment<bf16>& segment, const Query* queries) {
+    alignas(64) float scores[Q][SEGMENT], out[Q][MAX_WIDTH];
+    alignas(64) bf16 weights[Q][SEGMENT];
+    float top[Q], total[Q];
+    const bf16* given[Q];
+    for (int q = 0; q < Q; q++) given[q] = queries[q].q;
+    score_all<Q>(segment, given, cache.width, scores);
+    for (int q = 0; q < Q; q++) top[q] = soften(queries[q], segment, scores[q], weights[q], total[q]);
+    weigh_all<Q>(segment, weights, cache.width, out);
+    for (int q = 0; q < Q; q++)
+        if (top[q] != NOTHING) fold(queries[q].state, top[q], total[q], out[q], cache.width);
+}
+
+// Fold a segment into the states of up to 4 queries.
+template <class Read>
+inline void attend(const Cache& cache, const Read& segment, const Query* queries, int count) {
+    switch (count) {
+        case 1: return attend_of<1>(cache, segment, queries);
+        case 2: return attend_of<2>(cache, segment, queries);
+        case 3: return attend_of<3>(cache, segment, queries);
+        default: return attend_of<4>(cache, segment, queries);
+    }
+}
+
+#if defined(LLMOS_AMX)
 
 //     tiles 0..3   sums, [16 queries, 16 slots or outputs]       4   queries [16, 32 numbers]      5   keys [16 pairs, 16 slots]
 //                                                                6   weights [16 queries, 16 slots]   7   values [8 pairs, 16 outputs]
@@ -121,11 +209,11 @@ struct AttentionTiles : Tiles {
 };
 
 // Fold a segment into the states of up to 16 queries.
-inline void attend(const Cache& cache, const Segment& segment, const Query* queries, int count) {
+inline void attend(const Cache& cache, const Segment<bf16>& segment, const Query* queries, int count) {
     constexpr int IN = MAX_WIDTH * int(sizeof(bf16));
-    alignas(64) bf16 q[QUERIES][MAX_WIDTH];
-    alignas(64) bf16 weights[QUERIES][SEGMENT];
-    alignas(64) float scores[QUERIES][SEGMENT], out[QUERIES][2 + MAX_WIDTH + LANES];
+    alignas(64) bf16 q[TILE][MAX_WIDTH];
+    alignas(64) bf16 weights[TILE][SEGMENT];
+    alignas(64) float scores[TILE][SEGMENT], out[TILE][MAX_WIDTH];
     const int width = cache.width, padded = round_up(width, INPUTS), row = cache.slots * 2, step = row * int(sizeof(bf16));
     for (int i = 0; i < count; i++) {
         std::memcpy(q[i], queries[i].q, width * sizeof(bf16));
@@ -164,9 +252,9 @@ inline void attend(const Cache& cache, const Segment& segment, const Query* quer
         }
         _tile_stored(0, scores[0] + block * LANES, SEGMENT * 4);
     }
-    float top[QUERIES], total[QUERIES];
+    float top[TILE], total[TILE];
     for (int i = 0; i < count; i++) top[i] = soften(queries[i], segment, scores[i], weights[i], total[i]);
-    constexpr int STATE = (2 + MAX_WIDTH + LANES) * int(sizeof(float));
+    constexpr int OUT = MAX_WIDTH * int(sizeof(float));
     const int next = width * 2 * int(sizeof(bf16));
     for (int at = 0; at < width; at += 4 * LANES) {
         const int blocks = std::min(4, (width - at) / LANES);
@@ -189,98 +277,19 @@ inline void attend(const Cache& cache, const Segment& segment, const Query* quer
             _tile_loadd(7, v + 6 * LANES, next);
             _tile_dpbf16ps(3, 6, 7);
         }
-        _tile_stored(0, out[0] + 2 + at, STATE);
-        if (blocks > 1) _tile_stored(1, out[0] + 2 + at + LANES, STATE);
-        if (blocks > 2) _tile_stored(2, out[0] + 2 + at + 2 * LANES, STATE);
-        if (blocks > 3) _tile_stored(3, out[0] + 2 + at + 3 * LANES, STATE);
+        _tile_stored(0, out[0] + at, OUT);
+        if (blocks > 1) _tile_stored(1, out[0] + at + LANES, OUT);
+        if (blocks > 2) _tile_stored(2, out[0] + at + 2 * LANES, OUT);
+        if (blocks > 3) _tile_stored(3, out[0] + at + 3 * LANES, OUT);
     }
-    for (int i = 0; i < count; i++) {
-        out[i][0] = top[i], out[i][1] = total[i];
-        if (top[i] != NOTHING) fold(queries[i].state, out[i], width);
-    }
+    for (int i = 0; i < count; i++)
+        if (top[i] != NOTHING) fold(queries[i].state, top[i], total[i], out[i], width);
 }
 
 #else
 
-constexpr int QUERIES = 4;
-
 struct AttentionTiles {};
 
-template <int Q, int D>
-inline void weigh(const Cache& cache, const Segment& segment, const bf16 (*weights)[SEGMENT], int at, float (*out)[2 + MAX_WIDTH]) {
-    Vec sums[Q][D];
-    for (auto& row : sums)
-        for (auto& sum : row) sum = all(0);
-    const int pairs = cache.slots / 2;
-    for (int page = 0; page < segment.pages; page++) {
-        const bf16* v = segment.values[page] + at * 2;
-        for (int pair = 0; pair < pairs; pair++, v += cache.width * 2) {
-            Pairs column[D];
-            for (int d = 0; d < D; d++) column[d] = load_pairs(v + d * LANES * 2);
-            for (int q = 0; q < Q; q++) {
-                std::uint32_t weight;
-                std::memcpy(&weight, weights[q] + page * cache.slots + pair * 2, 4);
-                for (int d = 0; d < D; d++) sums[q][d] = dot(sums[q][d], column[d], all_pairs(weight));
-            }
-        }
-    }
-    for (int q = 0; q < Q; q++)
-        for (int d = 0; d < D; d++) store(out[q] + 2 + at + d * LANES, sums[q][d]);
-}
-
-template <int Q, int P>
-inline void score(const Query* queries, const bf16* const* blocks, int stride, int width, float (*scores)[SEGMENT], int at) {
-    Vec sums[Q][P];
-    for (auto& row : sums)
-        for (auto& sum : row) sum = all(0);
-    for (int i = 0; i < width; i += 2) {
-        Pairs keys[P];
-        for (int p = 0; p < P; p++) keys[p] = load_pairs(blocks[p] + std::size_t(i / 2) * stride);
-        for (int q = 0; q < Q; q++) {
-            std::uint32_t pair;
-            std::memcpy(&pair, queries[q].q + i, 4);
-            for (int p = 0; p < P; p++) sums[q][p] = dot(sums[q][p], keys[p], all_pairs(pair));
-        }
-    }
-    for (int q = 0; q < Q; q++)
-        for (int p = 0; p < P; p++) store(scores[q] + at + p * LANES, sums[q][p]);
-}
-
-template <int Q>
-void attend_of(const Cache& cache, const Segment& segment, const Query* queries) {
-    alignas(64) float scores[Q][SEGMENT], out[Q][2 + MAX_WIDTH];
-    alignas(64) bf16 weights[Q][SEGMENT];
-    int block = 0;
-    for (; block + 4 <= segment.length / LANES; block += 4) score<Q, 4>(queries, segment.keys + block, cache.slots * 2, cache.width, scores, block * LANES);
-    for (; block < segment.length / LANES; block++) score<Q, 1>(queries, segment.keys + block, cache.slots * 2, cache.width, scores, block * LANES);
-    for (int q = 0; q < Q; q++) out[q][0] = soften(queries[q], segment, scores[q], weights[q], out[q][1]);
-    int at = 0;
-    for (; at + 4 * LANES <= cache.width; at += 4 * LANES) weigh<Q, 4>(cache, segment, weights, at, out);
-    for (; at < cache.width; at += LANES) weigh<Q, 1>(cache, segment, weights, at, out);
-    for (int q = 0; q < Q; q++)
-        if (out[q][0] != NOTHING) fold(queries[q].state, out[q], cache.width);
-}
-
-// Fold a segment into the states of up to 4 queries.
-inline void attend(const Cache& cache, const Segment& segment, const Query* queries, int count) {
-    switch (count) {
-        case 1: return attend_of<1>(cache, segment, queries);
-        case 2: return attend_of<2>(cache, segment, queries);
-        case 3: return attend_of<3>(cache, segment, queries);
-        default: return attend_of<4>(cache, segment, queries);
-    }
-}
-
 #endif
-
-// Fold the segment that begins at position `start` into the states of all queries. frames: those of the segment.
-inline void attend_all(const Cache& cache, int layer, int head, const std::int32_t* frames, int start, const Query* queries, int count) {
-    for (int q = 0; q < count; q += QUERIES) {
-        const int some = std::min(QUERIES, count - q);
-        int end = 0;
-        for (int i = q; i < q + some; i++) end = std::max(end, queries[i].to);
-        attend(cache, Segment(cache, layer, head, frames, start, end), queries + q, some);
-    }
-}
 
 }  // namespace llmos

@@ -21,7 +21,7 @@
 namespace llmos {
 
 struct Shape {
-    std::int32_t layers, width, heads, kv_heads, head_width, ffn, vocabulary, slots, tied, qk_norm;
+    std::int32_t layers, width, heads, kv_heads, head_width, ffn, vocabulary, slots, tied, qk_norm, kv_in_levels;
     float epsilon;
 };
 
@@ -43,7 +43,7 @@ struct StepIn {
     const std::int32_t* tokens;
     const std::int32_t* frames;
     const std::int32_t* history;
-    bf16* cache;
+    std::uint8_t* cache;
     const float *cosines, *sines;  // [positions, head width / 2]
     float* greatest;               // out, per row: its greatest logit
     std::int32_t* chosen;          // out, per row: the token
@@ -91,7 +91,7 @@ class Model {
             }
         }
         make_room(tokens);
-        const Cache cache{in.cache, shape_.layers, shape_.kv_heads, shape_.head_width, shape_.slots};
+        const Cache cache{in.cache, shape_.layers, shape_.kv_heads, shape_.head_width, shape_.slots, shape_.kv_in_levels};
         embed(in.tokens, tokens);
         std::vector<std::pair<int, std::unique_ptr<Attention>>> plans;  // one per kind of window
         for (int l = 0; l < shape_.layers; l++) {

@@ -101,6 +101,7 @@ inline void dot_apart(Vec& even, Vec& odd, Pairs a, float x_even, float x_odd) {
     even.v = _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_slli_epi32(a.v, 16)), _mm512_set1_ps(x_even), even.v);
     odd.v = _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_and_si512(a.v, _mm512_set1_epi32(int(0xffff0000)))), _mm512_set1_ps(x_odd), odd.v);
 }
+inline Vec dot(Vec sum, Pairs a, std::uint32_t pair) { return dot(sum, a, all_pairs(pair)); }
 // Sixteen sums of products of four 8-bit integers each.
 struct Whole {
     __m512i v;
@@ -127,12 +128,12 @@ inline Vec load_whole(const std::int32_t* p) { return {_mm512_cvtepi32_ps(_mm512
 inline void store_levels(std::int8_t* p, Vec a) { _mm_storeu_si128((__m128i*)p, _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a.v))); }
 
 // Sixteen words of bits.
-struct Words {
+struct Bits {
     __m512i v;
 };
-inline Words load_words(const std::uint8_t* p) { return {_mm512_loadu_si512(p)}; }
+inline Bits load_bits(const std::uint8_t* p) { return {_mm512_loadu_si512(p)}; }
 // Four bits of each word, from bit `low` on, as numbers 0 to 15.
-inline Vec nibbles(Words a, int low) {
+inline Vec nibbles(Bits a, int low) {
     const __m512 numbers = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     return {_mm512_permutexvar_ps(_mm512_srli_epi32(a.v, low), numbers)};  // looks at an index's lowest four bits only
 }
@@ -149,6 +150,21 @@ inline void store_pairs(bf16* p, Vec even, Vec odd) {
     const __m512i from = _mm512_add_epi32(_mm512_set1_epi32(0x100000), _mm512_mullo_epi32(_mm512_set1_epi32(0x10001), _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)));
     _mm512_storeu_si512(p, _mm512_permutexvar_epi16(from, halves));
 }
+// Pairs of 16-bit integers, one pair a lane.
+struct Words {
+    __m512i v;
+};
+inline Words load_pairs(const std::int8_t* p) { return {_mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)p))}; }
+inline Whole dot(Whole sum, Words a, std::uint32_t pair) {
+    const __m512i x = _mm512_set1_epi32(int(pair));
+#if defined(__AVX512VNNI__)
+    return {_mm512_dpwssd_epi32(sum.v, a.v, x)};
+#else
+    return {_mm512_add_epi32(sum.v, _mm512_madd_epi16(a.v, x))};
+#endif
+}
+inline void store(std::int32_t* p, Whole a) { _mm512_storeu_si512(p, a.v); }
+inline void store_words(std::int16_t* p, Vec a) { _mm256_storeu_si256((__m256i*)p, _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(a.v))); }
 
 inline Vec power_of_two(Vec n, Vec a) { return {_mm512_scalef_ps(a.v, n.v)}; }  // a * 2^n, n whole
 inline Vec nearest(Vec a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
@@ -217,6 +233,7 @@ inline __m256 dot(__m256 sum, __m256i a, __m256i b) {
     return _mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_and_si256(a, high)), _mm256_castsi256_ps(_mm256_and_si256(b, high)), sum);
 }
 inline Vec dot(Vec sum, Pairs x, Pairs y) { return {dot(sum.a, x.a, y.a), dot(sum.b, x.b, y.b)}; }
+inline Vec dot(Vec sum, Pairs x, std::uint32_t pair) { return dot(sum, x, all_pairs(pair)); }
 struct Whole {
     __m256i a, b;
 };
@@ -242,12 +259,34 @@ inline void store_levels(std::int8_t* p, Vec x) {
     const __m256i ordered = _mm256_permute4x64_epi64(words, 0xd8);
     _mm_storeu_si128((__m128i*)p, _mm_packs_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1)));
 }
+inline Vec load_whole(const std::int32_t* p) {
+    return {_mm256_cvtepi32_ps(_mm256_loadu_si256((const __m256i*)p)), _mm256_cvtepi32_ps(_mm256_loadu_si256((const __m256i*)(p + 8)))};
+}
 
 struct Words {
     __m256i a, b;
 };
-inline Words load_words(const std::uint8_t* p) { return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)(p + 32))}; }
-inline Vec nibbles(Words x, int low) {
+inline Words load_pairs(const std::int8_t* p) {
+    return {_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)p)), _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)(p + 16)))};
+}
+inline Whole dot(Whole sum, Words x, std::uint32_t pair) {
+    const __m256i y = _mm256_set1_epi32(int(pair));
+    return {_mm256_add_epi32(sum.a, _mm256_madd_epi16(x.a, y)), _mm256_add_epi32(sum.b, _mm256_madd_epi16(x.b, y))};
+}
+inline void store(std::int32_t* p, Whole x) {
+    _mm256_storeu_si256((__m256i*)p, x.a);
+    _mm256_storeu_si256((__m256i*)(p + 8), x.b);
+}
+inline void store_words(std::int16_t* p, Vec x) {
+    const __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b));  // in turns of four
+    _mm256_storeu_si256((__m256i*)p, _mm256_permute4x64_epi64(words, 0xd8));
+}
+
+struct Bits {
+    __m256i a, b;
+};
+inline Bits load_bits(const std::uint8_t* p) { return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)(p + 32))}; }
+inline Vec nibbles(Bits x, int low) {
     auto some = [&](__m256i w) { return _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(w, low), _mm256_set1_epi32(15))); };
     return {some(x.a), some(x.b)};
 }

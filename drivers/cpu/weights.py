@@ -73,12 +73,14 @@ def unsuitable(config: ModelConfig, page_slots: int, segment: int) -> str:
     return ""
 
 
-def open_model(native: Native, checkpoint: Checkpoint, page_slots: int, threads: int, weights: Weights = "") -> Model:
-    """The checkpoint's weights in C++, laid out. Raises BadFormat if one holds a NaN or an infinity."""
+def open_model(
+    native: Native, checkpoint: Checkpoint, page_slots: int, threads: int, weights: Weights = "", *, kv_int8: bool = False
+) -> Model:
+    """The checkpoint's weights in C++, laid out; kv_int8: pages in levels. Raises BadFormat if a weight holds a NaN or an infinity."""
     config = checkpoint.config
     shape = Shape(
         config.layers, config.width, config.heads, config.kv_heads, config.head_width, config.ffn_width,
-        config.vocabulary, page_slots, config.tied, config.qk_norm, config.norm_epsilon,
+        config.vocabulary, page_slots, config.tied, config.qk_norm, kv_int8, config.norm_epsilon,
     )  # fmt: skip
     model = native.open(shape, threads)
     try:

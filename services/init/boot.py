@@ -54,6 +54,7 @@ async def boot(
     device_memory: int | None = None,
     host_memory: int | None = None,
     threads: int | None = None,
+    kv: Literal["bf16", "int8"] | None = None,
     preload: bool = True,
 ) -> AsyncIterator[System]:
     """Boot the system in this program; its loop is where programs run. Gives the host process.
@@ -64,7 +65,7 @@ async def boot(
     """
     settings = read_settings(
         model=model, home=home, policy=policy, device=device, seed=seed,
-        device_memory=device_memory, host_memory=host_memory, threads=threads,
+        device_memory=device_memory, host_memory=host_memory, threads=threads, kv=kv,
     )  # fmt: skip
     catalogue = await anyio.to_thread.run_sync(_catalogue, settings, model)
     async with attach(settings, catalogue, preload=preload) as system:

@@ -12,6 +12,7 @@ from platformdirs import user_cache_path
 from llmos.drivers.cpu.compiler import Compiled, compile_native, cpu_flags, supported
 from llmos.drivers.cpu.device import NativeDevice
 from llmos.drivers.cpu.native import Native
+from llmos.drivers.cpu.pages import page_bytes
 from llmos.drivers.cpu.weights import Weights
 from llmos.drivers.weights import Checkpoint
 from llmos.kernel.device import Device
@@ -22,7 +23,6 @@ from .settings import Settings
 
 PAGE_SLOTS = 16
 MAX_FRAMES = 1 << 20
-NATIVE_BYTES = 2
 TORCH_BYTES = 4
 """Of one KV number at most: how many frames fit is decided before the driver has chosen its type."""
 
@@ -38,7 +38,7 @@ def open_device(name: str, checkpoint: Checkpoint, settings: Settings, weights: 
     if settings.device == "cpu":
         try:
             compiled = native_functions(user_cache_path("llmos") / "native")
-            frames, host_frames = tiers(checkpoint, settings, NATIVE_BYTES)
+            frames, host_frames = tiers(page_bytes(checkpoint.config, PAGE_SLOTS, settings.kv), settings)
             return NativeDevice(
                 compiled,
                 checkpoint,
@@ -48,12 +48,16 @@ def open_device(name: str, checkpoint: Checkpoint, settings: Settings, weights: 
                 page_slots=PAGE_SLOTS,
                 threads=threads,
                 weights=weights,
+                kv=settings.kv,
             )
         except NotSupported as error:
             log.warning("%s runs on torch, two to five times slower than natively: %s", name, error)
     if weights:
         log.warning("%s runs with plain weights: only the native functions compute in %s", name, weights)
-    frames, host_frames = tiers(checkpoint, settings, TORCH_BYTES)
+    if settings.kv != "bf16":
+        log.warning("%s runs with plain pages: only the native functions keep them in %s (LLMOS_KV)", name, settings.kv)
+    config = checkpoint.config
+    frames, host_frames = tiers(config.layers * 2 * config.kv_heads * config.head_width * PAGE_SLOTS * TORCH_BYTES, settings)
     # Torch's OpenMP threads wait for each other in a spin. Where something else wants a core too, the one that is not running
     # is waited for that way for a whole time slice, thousands of times a second: spin briefly, then sleep. Read when torch loads.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -82,10 +86,8 @@ def native_functions(cache: Path) -> Compiled:
     raise problem
 
 
-def tiers(checkpoint: Checkpoint, settings: Settings, number_bytes: int) -> tuple[int, int]:
-    """Frames of the device and the host tier. Raises InvalidArgument where not one page fits."""
-    config = checkpoint.config
-    page = config.layers * 2 * config.kv_heads * config.head_width * PAGE_SLOTS * number_bytes
+def tiers(page: int, settings: Settings) -> tuple[int, int]:
+    """Frames of the device and the host tier; page: its bytes. Raises InvalidArgument where not one page fits."""
     frames = min(MAX_FRAMES, tier_bytes(settings.device_memory) // page)
     if frames < 1:
         raise InvalidArgument(f"one page of this model takes {page} bytes, more than device_memory (LLMOS_DEVICE_MEMORY): give it more")

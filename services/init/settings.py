@@ -26,6 +26,8 @@ class Settings(BaseSettings):
     """Bytes for pages in the device tier of each model; None: a quarter of what is available, at most 4 GiB."""
     host_memory: int | None = Field(default=None, ge=0, le=1 << 46)
     """The same for the host tier."""
+    kv: Literal["bf16", "int8"] = "bf16"
+    """How the native functions keep keys and values in pages. int8: nearly twice the tokens in the same memory (decision 9)."""
     threads: int | None = Field(default=None, ge=1, le=1024)
     """Compute threads of a CPU device; None: as many as the machine has cores."""
     seed: int | None = Field(default=None, ge=0, lt=2**63)

@@ -20,6 +20,7 @@ from native import ISAS, Floats, compiled, config, device, random_weights
 from llmos.drivers.config import ModelConfig
 from llmos.drivers.cpu.compiler import Isa
 from llmos.drivers.cpu.device import NativeDevice, Weights
+from llmos.drivers.cpu.pages import Kv
 from llmos.kernel.device import GREEDY, Row, Sampling, Step, Tier
 
 FRAMES, HOST = 160, 40
@@ -62,10 +63,10 @@ class Agent:
 class World:
     """Contexts over one device, whose every hidden state is kept."""
 
-    def __init__(self, shape: ModelConfig, isa: Isa, threads: int, slots: int, kind: Weights) -> None:
+    def __init__(self, shape: ModelConfig, isa: Isa, threads: int, slots: int, kind: Weights, kv: Kv) -> None:
         self.shape = shape
         self.weights = random_weights(shape, 1)
-        how = {"threads": threads, "page_slots": slots, "weights": kind}
+        how = {"threads": threads, "page_slots": slots, "weights": kind, "kv": kv}
         self.device = device(shape, self.weights, isa, frames=FRAMES, host_frames=HOST, **how)
         self.frontend = Frontend(self.device)
         self.agents: list[Agent] = []
@@ -170,13 +171,14 @@ def play(world: World, program: list[tuple[Any, ...]]) -> None:
     threads=st.integers(1, 3),
     slots=st.sampled_from([16, 16, 32, 128]),
     kind=st.sampled_from(["bf16", "int8", "int4"]),
+    kv=st.sampled_from(["bf16", "int8"]),
 )
 def test_every_context_says_what_it_says_alone(
-    isa: Isa, shape: ModelConfig, program: list[tuple[Any, ...]], threads: int, slots: int, kind: Weights
+    isa: Isa, shape: ModelConfig, program: list[tuple[Any, ...]], threads: int, slots: int, kind: Weights, kv: Kv
 ) -> None:
     compiled(isa)
-    world = World(shape, isa, threads, slots, kind)
-    single = device(shape, world.weights, isa, frames=FRAMES, weights=kind)
+    world = World(shape, isa, threads, slots, kind, kv)
+    single = device(shape, world.weights, isa, frames=FRAMES, weights=kind, kv=kv)
     try:
         play(world, program)
         last = []

@@ -59,9 +59,9 @@ def compiled(isa: Isa | None = None, *extra: str) -> Compiled:
 
 
 class Cache(ctypes.Structure):
-    """Cache in attention.hpp."""
+    """Cache in cache.hpp."""
 
-    _fields_ = [("data", ctypes.c_void_p), *((name, ctypes.c_int) for name in ("layers", "kv_heads", "width", "slots"))]
+    _fields_ = [("data", ctypes.c_void_p), *((name, ctypes.c_int) for name in ("layers", "kv_heads", "width", "slots", "in_levels"))]
 
 
 class AttentionIn(ctypes.Structure):

@@ -5,6 +5,7 @@ LD_PRELOAD=libasan.so python sanitized.py FILE.so ISA
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from llmos.drivers.cpu.weights import KINDS, Form
 from llmos.drivers.weights import to_bf16
 from llmos.kernel.device import Sampling
 
+KV = ("bf16", "int8")
 HOWS = (Sampling(), Sampling(temperature=1.0, top_k=9, top_p=0.9, repetition_penalty=1.2, logprobs=20), Sampling(logprobs=1))
 
 
@@ -40,18 +42,17 @@ def products(functions: Functions) -> None:
 
 
 def attention(functions: Functions) -> None:
-    for width in (16, 48, 64, 80, 256):
-        for slots in (16, 64):
-            pages = exact(-(-300 // slots), 2 * 2 * slots * width)
-            cache = Cache(at(pages), 1, 2, width, slots)
-            key = np.ones(width, np.float32)
-            for position in (0, 15, 16, 299):
-                functions.write(cache, position // slots, position % slots, 0, 1, key, key)
-            frames = list(range(len(pages)))
-            for window in (0, 20):
-                rows = [Sight(1, position, frames[: position // slots + 1]) for position in (0, 15, 16, 127, 128, 299, 299)]
-                rows += [Sight(20, 120, frames), Sight(2, 298, frames)]
-                functions.attention(cache, rows, exact(sum(row.count for row in rows), 6, width), 0, window, 2)
+    for width, slots, kv in itertools.product((16, 48, 64, 80, 256), (16, 64), KV):
+        pages = exact(-(-300 // slots), 2 * 2 * slots * width if kv == "bf16" else 2 * slots * (width + 4))
+        cache = Cache(at(pages), 1, 2, width, slots, kv == "int8")
+        key = np.ones(width, np.float32)
+        for position in (0, 15, 16, 299):
+            functions.write(cache, position // slots, position % slots, 0, 1, key, key)
+        frames = list(range(len(pages)))
+        for window in (0, 20):
+            rows = [Sight(1, position, frames[: position // slots + 1]) for position in (0, 15, 16, 127, 128, 299, 299)]
+            rows += [Sight(20, 120, frames), Sight(2, 298, frames)]
+            functions.attention(cache, rows, exact(sum(row.count for row in rows), 6, width), 0, window, 2)
 
 
 def sampling(functions: Functions) -> None:
@@ -65,9 +66,9 @@ def sampling(functions: Functions) -> None:
 
 def steps() -> None:
     for changes in ({}, {"width": 37, "ffn_width": 19, "vocabulary": 33, "heads": 3, "kv_heads": 1, "tied": False, "windows": (None, 20)}):
-        for kind in ("bf16", "int8", "int4"):
+        for kind, kv in itertools.product(("bf16", "int8", "int4"), KV):
             shape = config(**{"head_width": 48, "qk_norm": True, "attention_bias": True, **changes})
-            one = native.device(shape, random_weights(shape), threads=3, weights=kind)
+            one = native.device(shape, random_weights(shape), threads=3, weights=kind, kv=kv)
             frontend = Frontend(one)
             contexts = [Context(np.random.default_rng(n).integers(0, shape.vocabulary, n).tolist()) for n in (1, 17, 130, 5)]
             frontend.prefill(contexts[2], 100)

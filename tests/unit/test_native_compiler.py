@@ -229,6 +229,34 @@ def test_a_machine_that_can_compile_runs_natively(monkeypatch: pytest.MonkeyPatc
     one.close()
 
 
+def test_pages_in_levels_are_nearly_twice_as_many(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(cpu, "compile_native", lambda *_: compiled())
+    shape = config(head_width=64)
+    plain, levels = (cpu.open_device("small", checkpoint(shape, random_weights(shape)), settings(kv=kv)) for kv in ("bf16", "int8"))
+    page = shape.layers * 2 * shape.kv_heads * 16 * (64 + 4)
+    assert levels.geometry.page_bytes == page
+    assert (levels.geometry.device_frames, levels.geometry.host_frames) == ((1 << 20) // page,) * 2
+    assert levels.geometry.device_frames > 1.85 * plain.geometry.device_frames
+    assert not caplog.records
+    with pytest.raises(InvalidArgument, match="LLMOS_KV"):
+        settings(kv="int4")
+    for one in (plain, levels):
+        one.close()
+
+
+def test_where_torch_runs_pages_are_plain_and_a_line_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    shape = config()
+    plain, asked = (
+        cpu.open_device("small", checkpoint(shape, random_weights(shape)), read_settings(device="torch", device_memory=1 << 20, kv=kv))
+        for kv in (None, "int8")
+    )
+    (record,) = caplog.records
+    assert "plain pages" in record.getMessage()
+    assert asked.geometry.page_bytes == plain.geometry.page_bytes
+    for one in (plain, asked):
+        one.close()
+
+
 def test_memory_below_one_page_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "compile_native", lambda *_: compiled())
     shape = config(head_width=256, heads=64, kv_heads=64)  # 2 MiB a page

@@ -15,6 +15,7 @@ from llmos.drivers.config import ModelConfig, Rope
 from llmos.drivers.cpu.compiler import Isa
 from llmos.drivers.cpu.device import NativeDevice
 from llmos.drivers.cpu.native import Native
+from llmos.drivers.cpu.pages import Kv
 from llmos.kernel.device import Copy, Row, Sampling, Step, Tier
 from llmos.kernel.errno import BadFormat, DeviceFailed, InvalidArgument, NotSupported
 
@@ -180,15 +181,44 @@ def test_damaged_weights_are_refused_and_leave_no_thread(name: str, damage: np.u
     assert threads() == before
 
 
-def test_logits_that_are_no_numbers_are_refused_and_their_pages_scrubbed(opened: Opener) -> None:
+@pytest.mark.parametrize("kv", ["bf16", "int8"])
+def test_logits_that_are_no_numbers_are_refused_and_their_pages_scrubbed(opened: Opener, kv: Kv) -> None:
     shape = config()
     weights = random_weights(shape)
     weights["model.layers.0.input_layernorm.weight"][7] = np.nan
-    one = opened(shape, weights)
+    one = opened(shape, weights, kv=kv)
     with pytest.raises(DeviceFailed, match=r"no numbers.*burst 1 after 20 tokens"):
         one.execute(Step(1, (whole(tokens_of(shape, 20), sampling=Sampling()),)))
-    pages = one.frames[Tier.DEVICE][:2]
-    assert not ((pages & 0x7F80) == 0x7F80).any()
+    assert not one.frames[Tier.DEVICE][:2].any()
+
+
+@pytest.mark.parametrize("place", [0, 1, 15, 16, 31])
+def test_one_damaged_scale_is_refused_and_only_its_page_scrubbed(opened: Opener, place: int) -> None:
+    """place: of a scale among those of a layer and head, sixteen of keys and sixteen of values."""
+    shape = config()
+    one = opened(shape, kv="int8")
+    row = whole(tokens_of(shape, 40), sampling=Sampling())
+    one.execute(Step(1, (row,)))
+    frames = one.frames[Tier.DEVICE]
+    before = frames.copy()
+    frames[1].view(np.float32).reshape(shape.layers * shape.kv_heads, -1)[-1, place] = np.nan
+    with pytest.raises(DeviceFailed, match="no numbers"):
+        one.execute(Step(2, (Row(1, (row.tokens[-1],), 39, row.frames, store=False, sampling=Sampling()),)))
+    assert not frames[1].any()
+    assert np.array_equal(frames[[0, 2]], before[[0, 2]])
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_device_with_pages_in_levels_is_near_the_same_without(opened: Opener, name: str) -> None:
+    shape = config(**SHAPES[name])
+    tokens = tokens_of(shape, 200)
+    plain, levels = opened(shape, random_weights(shape, scale=0.15)), opened(shape, random_weights(shape, scale=0.15), kv="int8")
+    expected, got = (one.hidden([whole(tokens)]) for one in (plain, levels))
+    error = np.linalg.norm(got - expected, axis=1) / np.linalg.norm(expected, axis=1)
+    assert 0 < error.max() < 0.05
+    assert levels.geometry.page_bytes == shape.layers * shape.kv_heads * 2 * 16 * (shape.head_width + 4)
+    assert all(frames.nbytes == len(frames) * levels.geometry.page_bytes for frames in levels.frames.values())
+    assert "(int8, " in levels.describe()
 
 
 def test_pages_begin_where_cache_lines_do(opened: Opener) -> None:
@@ -221,13 +251,14 @@ def test_rows_without_store_write_nothing_and_say_the_same(opened: Opener) -> No
 
 def test_a_digest_names_the_instruction_set_the_pages_and_the_weights(isa: Isa) -> None:
     digests = set()
-    for slots, kind in ((16, "bf16"), (32, "bf16"), (16, "int8"), (16, "int4")):
-        one = device(config(), random_weights(config()), isa, page_slots=slots, weights=kind)
+    kinds = ((16, "bf16", "bf16"), (32, "bf16", "bf16"), (16, "int8", "bf16"), (16, "bf16", "int8"), (16, "int8", "int8"), (16, "int4", "bf16"))
+    for slots, kind, kv in kinds:
+        one = device(config(), random_weights(config()), isa, page_slots=slots, weights=kind, kv=kv)
         digests.add(one.geometry.digest)
         assert one.geometry.batch_invariant
         assert isa in one.describe()
         one.close()
-    assert len(digests) == 4
+    assert len(digests) == len(kinds)
 
 
 def test_structures_agree_or_nothing_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
