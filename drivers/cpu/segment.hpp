@@ -59,13 +59,12 @@ struct Segment {
 
     Segment(const Cache& cache, int layer, int head, const std::int32_t* frames, int from, int to) : start(from), slots(cache.slots) {
         cut(to);
-        for (int page = 0; page < pages; page++) place(page, cache.keys<Number>(frames[page], layer, head), cache.half());
-    }
-
-    void place(int page, const Number* first, std::size_t half) {
         const int parts = slots / LANES;
-        values[page] = first + half;
-        for (int part = 0; part < parts; part++) keys[page * parts + part] = first + part * LANES * 2;
+        for (int page = 0; page < pages; page++) {
+            const Number* first = cache.keys<Number>(frames[page], layer, head);
+            values[page] = first + cache.half();
+            for (int part = 0; part < parts; part++) keys[page * parts + part] = first + part * LANES * 2;
+        }
     }
 
     // Leave only the pages before position `to`.

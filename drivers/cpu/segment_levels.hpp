@@ -30,7 +30,7 @@ inline float words_of(const bf16* q, int width, Word* to) {
     return to_whole(width, MOST_OF_WORD, [&](int i) { return load_bf16(q + i); }, [&](int i, Vec x) { store_words(to + i, x); });
 }
 
-// Sums of a query with levels become weights as words, of values as their levels are. Returns their scale.
+// Sums of a query's words with levels become weights as words, for values as levels; returns the scale of their sums.
 inline float soften(const Query& query, const SegmentInLevels& segment, const std::int32_t* sums, float scale, Word* weights, float& top, float& total) {
     alignas(64) float scores[SEGMENT];
     for (int i = 0; i < segment.length; i += LANES) store(scores + i, load_whole(sums + i) * (all(scale) * load(segment.key_scales + i)));
@@ -38,6 +38,7 @@ inline float soften(const Query& query, const SegmentInLevels& segment, const st
     return to_whole(segment.length, MOST_OF_WORD, [&](int i) { return load(scores + i); }, [&](int i, Vec x) { store_words(weights + i, x); });
 }
 
+// The same of sums of words with levels.
 inline void fold(float* into, float top, float total, const std::int32_t* sums, float scale, int width) {
     alignas(64) float values[MAX_WIDTH];
     if (top == NOTHING) return;
@@ -55,9 +56,9 @@ void attend_of(const Cache& cache, const SegmentInLevels& segment, const Query* 
         scales[q] = words_of(queries[q].q, cache.width, words[q]);
         given[q] = words[q];
     }
-    score_all<Q>(static_cast<const Segment<Level>&>(segment), given, cache.width, scores);
+    score_all<Q>(segment, given, cache.width, scores);
     for (int q = 0; q < Q; q++) scales[q] = soften(queries[q], segment, scores[q], scales[q], weights[q], top[q], total[q]);
-    weigh_all<Q>(static_cast<const Segment<Level>&>(segment), weights, cache.width, out);
+    weigh_all<Q>(segment, weights, cache.width, out);
     for (int q = 0; q < Q; q++) fold(queries[q].state, top[q], total[q], out[q], scales[q], cache.width);
 }
 
