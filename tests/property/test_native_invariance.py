@@ -19,8 +19,9 @@ from native import ISAS, Floats, compiled, config, device, random_weights
 
 from llmos.drivers.config import ModelConfig
 from llmos.drivers.cpu.compiler import Isa
-from llmos.drivers.cpu.device import NativeDevice, Weights
+from llmos.drivers.cpu.device import NativeDevice
 from llmos.drivers.cpu.pages import Kv
+from llmos.drivers.cpu.weights import Weights
 from llmos.kernel.device import GREEDY, Row, Sampling, Step, Tier
 
 FRAMES, HOST = 160, 40
