@@ -115,6 +115,19 @@ class Worker:
             total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
         return total / 1024
 
+    def peak_mib(self, *, apart: bool) -> float:
+        """The most each of its processes had resident (VmHWM), summed: what two of them share counts twice. `apart`: without the worker."""
+        total = 0
+        for pid in members(self.process.pid):
+            if apart and pid == self.process.pid:
+                continue
+            try:
+                lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+            except OSError:
+                continue
+            total += sum(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+        return total / 1024
+
     def busy(self) -> float:
         """Core seconds of all its processes, children that have ended included."""
         fields = [stat(pid) for pid in members(self.process.pid)]

@@ -26,7 +26,8 @@ from typing import Any, TextIO
 START = time.perf_counter()
 
 from client import prompt, request, warm_up  # noqa: E402  the clock starts before anything is imported
-from peers.catalogue import CATALOGUE, Peer  # noqa: E402
+from peers.catalogue import Peer  # noqa: E402
+from peers.variants import VARIANTS  # noqa: E402
 from workloads import make  # noqa: E402
 
 
@@ -79,15 +80,16 @@ async def serve(peer: Peer, engine: Any, replies: TextIO) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("engine", choices=CATALOGUE)
+    parser.add_argument("engine", choices=VARIANTS)
     parser.add_argument("--peers", type=Path, required=True)
     parser.add_argument("--options", type=json.loads, default={})
     arguments = parser.parse_args()
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    peer = CATALOGUE[arguments.engine]
+    variant = VARIANTS[arguments.engine]
+    peer = variant.peer
     adapter = getattr(importlib.import_module(peer.module), peer.adapter)
-    asyncio.run(serve(peer, adapter(arguments.peers, arguments.options), replies))
+    asyncio.run(serve(peer, adapter(arguments.peers, {**variant.options, **arguments.options}), replies))
     os._exit(0)  # engines leave threads behind that would keep the process
 
 

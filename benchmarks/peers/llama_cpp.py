@@ -27,7 +27,7 @@ class LlamaCpp(Stateless):
     def __init__(self, peers: Path, options: dict[str, str]) -> None:
         self.server = peers / "llama_cpp" / "build" / "bin" / "llama-server"
         self.source = peers / "llama_cpp" / "source"
-        self.model = peers / "models" / "bf16.gguf"
+        self.model = peers / "models" / options.get("model", "bf16.gguf")
         self.options = options
 
     async def start(self) -> None:

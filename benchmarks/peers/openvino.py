@@ -23,7 +23,7 @@ Output = asyncio.Queue[list[int] | None]
 
 class OpenVino(Stateless):
     def __init__(self, peers: Path, options: dict[str, str]) -> None:
-        self.model = str(peers / "models" / "openvino")
+        self.model = str(peers / "models" / options.get("model", "openvino"))
         self.options = options
         self.waiting: queue.SimpleQueue[tuple[int, list[int], Any, Output] | None] = queue.SimpleQueue()
         self.requests = 0

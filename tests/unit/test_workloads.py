@@ -276,6 +276,9 @@ class FakeWorker:
     def memory_mib(self):
         return 100.0
 
+    def peak_mib(self, *, apart):
+        return 50.0 if apart else 150.0
+
     def busy(self):
         return 0.0
 
