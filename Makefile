@@ -10,10 +10,10 @@ BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install develop run test lint check bench soak clean distclean
+.PHONY: help install develop run test lint check bench bench-cpu soak clean distclean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(VENV)/.installed ## make the virtual environment and install llmos into it
 
@@ -37,6 +37,10 @@ bench: $(VENV)/.developed ## measure the kernel alone, calls, then all workloads
 	-$(BIN)/python benchmarks/overhead.py
 	-$(BIN)/python benchmarks/syscall_latency.py
 	$(BIN)/python benchmarks/run.py
+
+bench-cpu: $(VENV)/.developed ## measure each kind of weights and each native function on this CPU, beside every installed peer
+	-$(BIN)/llmos quantize smollm2 --to int8
+	$(BIN)/python benchmarks/cpu.py
 
 soak: $(VENV)/.developed ## run the tests that take minutes
 	$(BIN)/pytest -m soak $(TESTS) || [ $$? -eq 5 ]

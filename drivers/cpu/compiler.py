@@ -68,7 +68,7 @@ def compile_native(
 ) -> Compiled:
     """The native functions for `isa` (None: the best this processor has), compiled if the cache does not have them.
 
-    `source`: what to compile, beside this file. `path`: where compilers are looked for (None: the PATH). Raises
+    `source`: what to compile, beside this file or a path of its own. `path`: where compilers are looked for (None: the PATH). Raises
     NotSupported, and says what is missing.
     """
     flags = cpu_flags()
@@ -80,7 +80,7 @@ def compile_native(
     if compiler is None:
         raise NotSupported("there is no C++ compiler; install one (Debian: apt install g++, Fedora: dnf install gcc-c++)")
     command = [compiler, *FLAGS, *_FLAGS[isa], *extra]
-    sources = sorted(file for file in SOURCES.iterdir() if file.suffix in (".hpp", ".cpp"))
+    sources = sorted({file for file in SOURCES.iterdir() if file.suffix in (".hpp", ".cpp")} | {SOURCES / source})
     try:
         version = subprocess.run([compiler, "--version"], capture_output=True, timeout=SECONDS, check=True).stdout
     except (OSError, subprocess.SubprocessError) as error:
