@@ -28,22 +28,25 @@ inline void noise(bf16* to, std::size_t count, float scale) {
     }
 }
 
-// Copies of one weight, all of them read once a pass. The formats, and how many bytes one takes as laid out, are said here only.
+// Copies of one weight, all of them read once a pass. A format is a Form of matrix.hpp; how many bytes one takes as laid out is said here only.
 struct Linear {
-    enum Format { BF16, INT8 };
-
     Linear(int threads, int format, int out, int in, int copies) : pool(threads), matrices(copies) {
         Buffer<bf16> source(std::size_t(out) * in);
         noise(source.get(), std::size_t(out) * in, 0.1f);
         for (auto& matrix : matrices) {
-            matrix.shape(out, in, format == INT8);
+            matrix.shape(out, in);
+            matrix.hold(Form(format));
             matrix.pack(pool, source.get(), out, 0, 1);
         }
     }
 
     double bytes() const {
         const Matrix& m = matrices[0];
-        return double(m.blocks()) * m.block_size() * (m.in_levels ? 1 : sizeof(bf16)) + (m.in_levels ? m.padded_out() * sizeof(float) : 0);
+        switch (m.form) {
+            case Form::PAIRS: return double(m.blocks()) * m.block_size() * sizeof(bf16);
+            case Form::LEVELS: return double(m.blocks()) * m.block_size() + m.padded_out() * sizeof(float);
+            default: return double(m.group(m.blocks(), 0) - m.group(0, 0));
+        }
     }
 
     // Sums are kept as the layers of a step keep them, or, as of the head, only the place of the greatest.

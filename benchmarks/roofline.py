@@ -34,7 +34,11 @@ ROWS = (1, 4, 8, 32, 128, 512)
 HEAD_ROWS = 128
 """The head is computed for rows that want a token: no more than this come together."""
 SLOTS = 16
-FORMATS: dict[str, int] = {"bf16": 0, "int8": 1}
+BITS = {"bf16": 16, "int8": 8, "4-bit groups": 8, "8-bit groups": 8}
+"""About, of a weight: how many copies make a working set."""
+ARITHMETIC = {"bf16": "bf16", "int8": "int8", "4-bit groups": "bf16", "8-bit groups": "bf16"}
+"""What is multiplied in the end: the ceiling that holds."""
+FORMATS: dict[str, int] = {"bf16": 0, "int8": 1, "4-bit groups": 2, "8-bit groups": 3}
 """A format of weights and its number in roofline.cpp (Linear::Format); also what its products are counted against: Ceilings."""
 
 
@@ -48,7 +52,7 @@ class Ceilings:
 
     def at(self, intensity: float, format: str) -> float:
         """10^9 operations a second that a function with `intensity` operations a byte can reach."""
-        peak: float = getattr(self, format)
+        peak: float = getattr(self, ARITHMETIC[format])
         return min(self.read * intensity, peak)
 
     def with_(self, other: Ceilings) -> Ceilings:
@@ -146,7 +150,7 @@ class Bench:
     def linear(self, function: str, out: int, inputs: int, format: str) -> Iterator[Point]:
         """A matrix [out, inputs] at each number of rows; what a head gives is not kept, as in a step."""
         head = function == "head"
-        copies = max(2, WORKING_SET // (out * inputs * (2 if format == "bf16" else 1)))
+        copies = max(2, WORKING_SET // (out * inputs * BITS[format] // 8))
         handle = ctypes.c_void_p()
         self._check(self.functions.roofline_linear_open(self.threads, FORMATS[format], out, inputs, copies, ctypes.byref(handle)))
         try:
@@ -237,7 +241,7 @@ def draw(roofline: Roofline, file: Path) -> bool:
     left, right = (bound(point.intensity for point in roofline.points) for bound in (min, max))
     steps = [left / 1.5 * (right / left * 2.25) ** (i / 200) for i in range(201)]
     for format, colour in colours.items():
-        peak = getattr(roofline.ceilings, format)
+        peak = getattr(roofline.ceilings, ARITHMETIC[format])
         axis.plot(steps, [roofline.ceilings.at(x, format) for x in steps], color=colour, lw=1.5, zorder=1)
         axis.annotate(f"{format} {peak:,.0f} GFLOP/s", (steps[-1], peak), ha="right", va="bottom", fontsize=8, color=colour)
     axis.annotate(

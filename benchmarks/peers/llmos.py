@@ -13,6 +13,9 @@ from typing import TypeVar
 from client import Kind, Session
 
 import llmos
+from llmos.services.init.settings import read_settings
+from llmos.services.init.store import library
+from llmos.services.library.manifest import QUANTIZED
 from peers.catalogue import THREADS
 
 T = TypeVar("T")
@@ -39,6 +42,9 @@ class Llmos:
         self.model = self.options.pop("model", "smollm2")
 
     async def start(self) -> None:
+        for weights in QUANTIZED:  # a tag of the store, made if it is not there
+            if self.model.endswith(f"-{weights}"):
+                library(read_settings().home).quantize(self.model.removesuffix(f"-{weights}"), weights)
         self.booting = llmos.boot(model=self.model, threads=THREADS, **self.options)
         self.system = await self.booting.__aenter__()
 

@@ -50,7 +50,7 @@ def gguf(name: str, bits: Bits) -> Variant:
 
 
 VARIANTS: dict[str, Variant] = {
-    "llmos": Variant("llmos", "bf16", "bf16", "bf16"),
+    "llmos": Variant("llmos", "bf16", "bf16", "bf16", {"model": "smollm2:135m-instruct-q4_1-bf16"}),
     "vllm": Variant("vllm", "bf16", "bf16", "bf16"),
     "openvino": Variant("openvino", "bf16", "bf16", "u8"),
     "llama_cpp": Variant("llama_cpp", "bf16", "bf16", "f16"),
@@ -59,7 +59,7 @@ VARIANTS: dict[str, Variant] = {
     "llmos-int8": Variant("llmos", "8-bit", "int8", "bf16", {"model": "smollm2:135m-instruct-q4_1-int8"}),
     "openvino-int8": Variant("openvino", "8-bit", "int8", "u8", {"model": "openvino-int8"}, ("models/openvino-int8",)),
     "llama_cpp-q8_0": gguf("Q8_0", "8-bit"),
-    "llmos-q4": Variant("llmos", "4-bit", "Q4_1", "bf16", gap="llmos has no 4-bit weights yet"),
+    "llmos-q4_1": Variant("llmos", "4-bit", "Q4_1", "bf16", {"model": "smollm2:135m-instruct-q4_1"}),
     "llama_cpp-q4_1": gguf("Q4_1", "4-bit"),
     "llama_cpp-q4_0": gguf("Q4_0", "4-bit"),
 }

@@ -267,14 +267,14 @@ def test_variants_are_engines_with_weights():
 def test_what_is_missing_is_a_line_and_a_gap(tmp_path, capsys):
     import cpu
 
-    given = ["--engines", "llmos-q4,vllm", "--workloads", "W1", "--no-roofline", "--out", str(tmp_path), "--peers", str(tmp_path)]
+    given = ["--engines", "vllm,openvino", "--workloads", "W1", "--no-roofline", "--out", str(tmp_path), "--peers", str(tmp_path)]
     assert cpu.main([*given, "--name", "r", "--json"]) == 0
     said = capsys.readouterr()
     kept = json.loads((tmp_path / "r.json").read_text())
     assert json.loads(said.out) == kept
     assert kept["absent"] == {
         "vllm": "not installed (benchmarks/peers/install.sh vllm)",
-        "llmos-q4": "llmos has no 4-bit weights yet",
+        "openvino": "not installed (benchmarks/peers/install.sh openvino)",
     }
     assert "vllm: not installed (benchmarks/peers/install.sh vllm)" in said.err
     assert "no earlier result" in said.err

@@ -189,7 +189,7 @@ def test_a_gguf_runs_as_it_is_and_gives_the_bits_of_bf16(family: str, kind: Kind
             found[weights] = [one.logits(rows), one.hidden(rows)]
             bits_in = "8-bit" if kind == Kind.Q8_0 else "4-bit"
             assert (bits_in in one.describe()) == (weights == "")
-            assert ("bf16" in one.describe()) == (weights == "bf16")
+            assert ("native bf16" in one.describe()) == (weights == "bf16")
             one.close()
         for own, plain in zip(found[""], found["bf16"], strict=True):
             assert np.array_equal(own, plain)
