@@ -6,26 +6,29 @@
 namespace llmos {
 
 // For each row and group of the product y = x W^T: out(row, first block of the group, GROUP * 16 sums without bias).
-// `levels` is room for what a weight in levels wants x as.
+// `levels` is room for what a weight in levels wants x as. `together`: so many groups are one thread's, where `out` of fewer does
+// not fill a cache line: lines that two threads write wander between their cores.
 template <class Out>
-void linear(Pool& pool, const Matrix& matrix, const Activations& x, Levels& levels, int rows, Out&& out) {
+void linear(Pool& pool, const Matrix& matrix, const Activations& x, Levels& levels, int rows, Out&& out, int together = 1) {
     if (matrix.form == Form::LEVELS) levels.take(pool, x, rows);
-    const int groups = matrix.blocks() / GROUP;
+    const int all_groups = matrix.blocks() / GROUP, groups = (all_groups + together - 1) / together;
     // Few rows: every thread streams weights. Many: a group's weights stay in the cache for all the rows of a part.
     const int parts = groups >= 8 * pool.size ? 1 : std::max(1, std::min(8 * pool.size / groups, rows / (4 * ROWS)));
     const int share = round_up((rows + parts - 1) / parts, ROWS);
     pool.run(groups * parts, [&](int chunk) {
         [[maybe_unused]] Tiles tiles;
-        const int group = chunk / parts, from = chunk % parts * share, to = std::min(rows, from + share);
+        const int first = chunk / parts * together, from = chunk % parts * share, to = std::min(rows, from + share);
         alignas(64) float c[ROWS * GROUP * LANES];
-        Panel panel(matrix, group * GROUP, to - from <= ONCE);
-        for (int row = from; row < to; row += ROWS) {
-            const int count = std::min(ROWS, to - row);
-            if (matrix.form == Form::LEVELS)
-                product(levels, row, count, matrix, group * GROUP, c);
-            else
-                product(x, row, count, panel, c);
-            for (int r = 0; r < count; r++) out(row + r, group * GROUP, c + r * GROUP * LANES);
+        for (int group = first; group < std::min(all_groups, first + together); group++) {
+            Panel panel(matrix, group * GROUP, to - from <= ONCE);
+            for (int row = from; row < to; row += ROWS) {
+                const int count = std::min(ROWS, to - row);
+                if (matrix.form == Form::LEVELS)
+                    product(levels, row, count, matrix, group * GROUP, c);
+                else
+                    product(x, row, count, panel, c);
+                for (int r = 0; r < count; r++) out(row + r, group * GROUP, c + r * GROUP * LANES);
+            }
         }
     });
 }

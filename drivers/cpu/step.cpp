@@ -109,7 +109,7 @@ class Model {
             plan->second->run(pool, l, queries_.get(), mixed_);
             linear(pool, layer.output, mixed_, levels_, tokens, [&](int row, int block, const float* sums) { add_to_x(layer.output, row, block, sums); });
             norm(tokens, layer.post_norm.data());
-            linear(pool, layer.gate_up, normed_, levels_, tokens, [&](int row, int block, const float* sums) { gate(layer.gate_up, row, block, sums); });
+            linear(pool, layer.gate_up, normed_, levels_, tokens, [&](int row, int block, const float* sums) { gate(layer.gate_up, row, block, sums); }, std::max(1, 4 / GROUP));
             linear(pool, layer.down, hidden_, levels_, tokens, [&](int row, int block, const float* sums) { add_to_x(layer.down, row, block, sums); });
         }
         if (in.hidden)
