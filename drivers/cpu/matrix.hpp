@@ -172,6 +172,9 @@ struct Matrix {
     }
 };
 
+// GCC's intrinsic of a tile load does not say that it reads memory: what was stored before may come after it, but not over this.
+inline void stored() { std::atomic_signal_fence(std::memory_order_seq_cst); }
+
 // GROUP blocks of a matrix as pairs of inputs: those that are held, or made a stretch of inputs at a time. A product reads them
 // from the first input to the last, once or several times.
 class Panel {
@@ -210,6 +213,7 @@ class Panel {
         for (int b = 0; b < GROUP; b++)
             for (int i = made_; i < end; i += GROUP_INPUTS) decode(matrix_.group(block_ + b, i), room_ + b * stride_ + i % stretch_ * LANES);
         made_ = end;
+        stored();
     }
 
     const Matrix& matrix_;

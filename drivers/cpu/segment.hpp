@@ -218,6 +218,7 @@ inline void attend(const Cache& cache, const Segment<bf16>& segment, const Query
         std::memcpy(q[i], queries[i].q, width * sizeof(bf16));
         if (padded > width) std::memset(q[i] + width, 0, (padded - width) * sizeof(bf16));  // what lies behind the keys counts nothing
     }
+    stored();
     int block = 0;
     for (; block + 4 <= segment.length / LANES; block += 4) {
         const bf16* const* keys = segment.keys + block;
@@ -253,6 +254,7 @@ inline void attend(const Cache& cache, const Segment<bf16>& segment, const Query
     }
     float top[TILE], total[TILE];
     for (int i = 0; i < count; i++) top[i] = soften(queries[i], segment, scores[i], weights[i], total[i]);
+    stored();
     constexpr int OUT = MAX_WIDTH * int(sizeof(float));
     const int next = width * 2 * int(sizeof(bf16));
     for (int at = 0; at < width; at += 4 * LANES) {
