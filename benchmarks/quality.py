@@ -120,8 +120,7 @@ def continuation(device: Model, prompt: list[int], length: int) -> list[int]:
     frames = tuple(range(-(-(len(prompt) + length) // SLOTS)))
     tokens, position, made = tuple(prompt), 0, list[int]()
     while len(made) < length:
-        (token,) = device.execute(Step(len(made), (Row(0, tokens, position, frames, sampling=GREEDY),))).tokens
-        assert token is not None
+        ((token,),) = device.execute(Step(len(made), (Row(0, tokens, position, frames, sampling=GREEDY),))).tokens
         made.append(token)
         tokens, position = (token,), position + len(tokens)
     return made

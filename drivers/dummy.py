@@ -2,16 +2,20 @@
 
 It computes nothing, but it checks everything a real device would silently get wrong: a row that reads a slot which was
 never written, or which holds another token than the context's, raises Panic. The next token is a hash of all tokens
-before it (and of the seed, when sampling), so a wrong page would also change what is generated.
+before it (and of the seed, when sampling), so a wrong page would also change what is generated. With a short `memory`,
+which only the last tokens pass through, it soon repeats itself: then guesses come true.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from llmos.kernel.device import Copy, Geometry, Logprobs, Outcome, Row, Step, Tier
+from llmos.kernel.device import Copy, Geometry, Logprobs, Outcome, Row, Sampling, Step, Tier
 from llmos.kernel.errno import DeviceFailed, Panic
+
+from .rows import logprobs_per_row, one_by_one, per_row
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +43,12 @@ class DummyDevice:
         max_rows: int = 64,
         max_tokens: int = 512,
         cost: Cost | None = None,
+        memory: int = 0,
+        guess_cost: float = 0.0,
     ) -> None:
         self.cost = cost or Cost()
+        self.memory = memory
+        """How many of the last tokens decide the next; 0: all."""
         self.geometry = Geometry(
             name=name,
             vocabulary=vocabulary,
@@ -55,6 +63,7 @@ class DummyDevice:
             batch_invariant=True,
             prefill_rate=1 / self.cost.token,
             copy_rate=1 / self.cost.page,
+            guess_cost=guess_cost,
         )
         self.fail_when: set[int] = set()
         """A step with a row that computes one of these tokens fails: for tests of what the kernel does then."""
@@ -73,7 +82,7 @@ class DummyDevice:
         for copy in step.copies:
             self._copy(copy)
         seconds = self.cost.step + self.cost.page * len(step.copies)
-        tokens: list[int | None] = []
+        tokens: list[int] = []
         logprobs: list[Logprobs | None] = []
         for row in step.rows:
             if row.store:
@@ -81,10 +90,11 @@ class DummyDevice:
         for row in step.rows:
             context = self._read(row)
             seconds += self.cost.token * len(row.tokens) + self.cost.attended * len(row.tokens) * len(context)
-            tokens.append(self._sample(row, context))
-            wanted = row.sampling is not None and row.sampling.logprobs > 0
-            logprobs.append(Logprobs(-1.0, ((tokens[-1] or 0, -1.0),)) if wanted else None)
-        return Outcome(step.number, tuple(tokens), tuple(logprobs) if any(logprobs) else (), seconds)
+            for pick in one_by_one(row):
+                token, how = self._sample(pick, context[: pick.position + len(pick.tokens)]), pick.sampling
+                tokens.append(token)
+                logprobs.append(Logprobs(-1.0, ((token, -1.0),)) if how is not None and how.logprobs > 0 else None)
+        return Outcome(step.number, per_row(step.rows, tokens), logprobs_per_row(step.rows, logprobs), seconds)
 
     def _copy(self, copy: Copy) -> None:
         self._slots[copy.target_tier][copy.target] = list(self._slots[copy.source_tier][copy.source])
@@ -104,11 +114,15 @@ class DummyDevice:
             raise Panic(f"burst {row.burst} finds {seen[row.position :]} where it should have {list(row.tokens)}")
         return [token for token in seen if token is not None]
 
-    def _sample(self, row: Row, context: list[int]) -> int | None:
-        if row.sampling is None:
-            return None
-        salt = b"" if row.sampling.temperature == 0 else row.sampling.seed.to_bytes(8, "little")
-        data = b"".join(token.to_bytes(4, "little") for token in context)
+    def _sample(self, row: Row, context: list[int]) -> int:
+        if row.history and list(row.history) != context:
+            raise Panic(f"burst {row.burst} has a history of {len(row.history)} tokens that are not those of its context, {len(context)}")
+        return self.next(context, row.sampling)
+
+    def next(self, context: Sequence[int], sampling: Sampling | None) -> int:
+        """The token that comes after these."""
+        salt = b"" if sampling is None or sampling.temperature == 0 else sampling.seed.to_bytes(8, "little")
+        data = b"".join(token.to_bytes(4, "little") for token in context[-self.memory :])
         return int.from_bytes(blake2b(data + salt, digest_size=4).digest(), "little") % self.geometry.vocabulary
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ from llmos.kernel.device import Geometry, Logprobs, Outcome, Row, Step, Tier
 from llmos.kernel.errno import DeviceFailed
 
 from .rope import inverse_frequencies
-from .rows import check_rows
+from .rows import check_rows, logprobs_per_row, one_by_one, per_row
 from .sampler import sample
 from .weights import Checkpoint
 
@@ -50,7 +50,7 @@ class ReferenceDevice:
     def execute(self, step: Step) -> Outcome:
         start = time.perf_counter()
         check_rows(step.rows, self._geometry)
-        tokens: list[int | None] = []
+        tokens: list[int] = []
         logprobs: list[Logprobs | None] = []
         with torch.inference_mode():
             for copy in step.copies:
@@ -58,12 +58,13 @@ class ReferenceDevice:
                     raise DeviceFailed(f"step {step.number}: {copy} names a frame that does not exist")
                 self.pages[copy.target_tier][copy.target] = self.pages[copy.source_tier][copy.source]
             for row in step.rows:
-                logits = self.logits(row)[-1:]
-                chosen, logs = sample(logits, [row]) if row.sampling is not None else ([], [])
-                tokens.append(chosen[0] if chosen else None)
-                logprobs.append(logs[0] if logs else None)
-        asked = any(log is not None for log in logprobs)
-        return Outcome(step.number, tuple(tokens), tuple(logprobs) if asked else (), time.perf_counter() - start)
+                logits = self.logits(row)
+                if wanted := one_by_one(row):
+                    chosen, logs = sample(logits[-len(wanted) :], wanted)
+                    tokens += chosen
+                    logprobs += logs or [None] * len(wanted)
+        found = per_row(step.rows, tokens), logprobs_per_row(step.rows, logprobs)
+        return Outcome(step.number, *found, time.perf_counter() - start)
 
     def close(self) -> None:
         self._weights, self.pages = {}, {tier: torch.empty(0) for tier in Tier}

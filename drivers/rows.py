@@ -1,11 +1,16 @@
-"""Whether a device can execute the rows of a step: asked before anything is written."""
+"""The rows of a step: whether a device can execute them, asked before anything is written, and which tokens they want."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import TypeVar
 
-from llmos.kernel.device import Geometry, Row
+from llmos.kernel.device import Geometry, Logprobs, Row
 from llmos.kernel.errno import DeviceFailed
+
+T = TypeVar("T")
 
 
 def check_rows(rows: Sequence[Row], geometry: Geometry) -> None:
@@ -22,3 +27,30 @@ def check_rows(rows: Sequence[Row], geometry: Geometry) -> None:
             raise DeviceFailed(f"burst {row.burst}: a token id of its history is outside 0..{geometry.vocabulary - 1}")
         if not 0 <= min(row.frames) <= max(row.frames) < geometry.device_frames:
             raise DeviceFailed(f"burst {row.burst}: a frame is outside 0..{geometry.device_frames - 1}")
+        if not 0 <= row.guesses < len(row.tokens) or (row.guesses and (row.sampling is None or not row.store)):
+            raise DeviceFailed(f"burst {row.burst}: {row.guesses} guesses among {len(row.tokens)} tokens of a row that cannot hold them")
+
+
+def one_by_one(row: Row) -> list[Row]:
+    """The rows that would ask for the tokens of this one, each for one: what it is sampled from and by. None if it asks for none.
+
+    The last `guesses` tokens of each are known by the time it is its turn, and so are part of its history.
+    """
+    if row.sampling is None or not row.guesses:
+        return [row] if row.sampling is not None else []
+    known = len(row.tokens) - row.guesses
+    seen = [row.tokens[: known + more] for more in range(row.guesses + 1)]
+    return [replace(row, tokens=tokens, history=row.history and row.history + tokens[known:], guesses=0) for tokens in seen]
+
+
+def per_row(rows: Sequence[Row], found: Iterable[T]) -> tuple[tuple[T, ...], ...]:
+    """What was found for each of `one_by_one`'s rows, in their order, as a tuple per row."""
+    left: Iterator[T] = iter(found)
+    return tuple(tuple(islice(left, row.guesses + 1)) if row.sampling is not None else () for row in rows)
+
+
+def logprobs_per_row(rows: Sequence[Row], found: Sequence[Logprobs | None]) -> tuple[tuple[Logprobs, ...], ...]:
+    """The same of log-probabilities, which are None where none were asked for; empty if nobody asked."""
+    if not any(log is not None for log in found):
+        return ()
+    return tuple(tuple(log for log in logs if log is not None) for logs in per_row(rows, found))

@@ -25,7 +25,7 @@ from .decoder import Decoder
 from .frames import LAYOUT, Frames
 from .linear import machine_threads, seconds_per_product
 from .rates import measured
-from .rows import check_rows
+from .rows import check_rows, logprobs_per_row, one_by_one, per_row
 from .sampler import sample
 from .snapshots import Snapshots
 from .weights import Checkpoint
@@ -96,10 +96,10 @@ class TorchDevice:
         try:
             with torch.inference_mode():
                 self.frames.copy(step.copies)
-                tokens, logprobs = self._run(step.rows) if step.rows else ([], [])
+                tokens, logprobs = self._run(step.rows) if step.rows else ((), ())
         except (RuntimeError, MemoryError) as error:  # torch has no narrower class: out of memory, a failed kernel
             raise DeviceFailed(f"step {step.number}: torch could not execute it ({str(error)[:200]})") from error
-        return Outcome(step.number, tuple(tokens), tuple(logprobs), time.perf_counter() - start)
+        return Outcome(step.number, tokens, logprobs, time.perf_counter() - start)
 
     def _use_threads(self) -> None:
         """As many as this device was given, on whichever thread it runs and whatever other devices have set meanwhile."""
@@ -119,32 +119,27 @@ class TorchDevice:
         self.frames.free()
         self.decoder.free()
 
-    def _run(self, rows: Sequence[Row]) -> tuple[list[int | None], list[Logprobs | None]]:
+    def _run(self, rows: Sequence[Row]) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[Logprobs, ...], ...]]:
         """Sampled tokens and log-probabilities of the rows."""
         # Decodes first and in the order of their page tables: then a batch is one slice, and the same at every step.
         order = sorted(range(len(rows)), key=lambda index: (len(rows[index].tokens) > 1, rows[index].frames))
         ordered = [rows[index] for index in order]
         hidden = self.forward(ordered)
-        tokens: list[int | None] = [None] * len(rows)
-        logprobs: list[Logprobs | None] = []
-        ends = [end - 1 for end in accumulate(len(row.tokens) for row in ordered)]
-        sampled = [place for place, row in enumerate(ordered) if row.sampling is not None]
-        if not sampled:
-            return tokens, logprobs
-        if len(sampled) < len(hidden):
-            hidden = hidden[[ends[place] for place in sampled]]
+        ends = accumulate(len(row.tokens) for row in ordered)
+        wanted = [one_by_one(row) for row in ordered]
+        places = [place for end, picks in zip(ends, wanted, strict=True) for place in range(end - len(picks), end)]
+        if not places:
+            return ((),) * len(rows), ()
+        if len(places) < len(hidden):
+            hidden = hidden[places]
         try:
-            chosen, logs = sample(self.decoder.logits(hidden), [ordered[place] for place in sampled])
+            chosen, logs = sample(self.decoder.logits(hidden), [pick for picks in wanted for pick in picks])
         except DeviceFailed:
             self.frames.scrub(sorted({frame for row in rows for frame in row.frames}))
             raise
-        if logs:
-            logprobs = [None] * len(rows)
-            for place, log in zip(sampled, logs, strict=True):
-                logprobs[order[place]] = log
-        for place, token in zip(sampled, chosen, strict=True):
-            tokens[order[place]] = token
-        return tokens, logprobs
+        back = sorted(range(len(rows)), key=order.__getitem__)
+        tokens, logprobs = per_row(ordered, chosen), logprobs_per_row(ordered, logs)
+        return tuple(tokens[place] for place in back), tuple(logprobs[place] for place in back) if logprobs else ()
 
 
 def choose_dtype(config: ModelConfig) -> tuple[Literal["bf16", "fp32"], str]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from .account import Activity
 from .device import Logprobs, Sampling
 from .errno import Fault, Panic
+from .lookup import Lookup
 from .process import Process
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Burst:
     reason: str = ""
     fault: Fault | None = None
     output: list[int] = field(default_factory=list)
-    logprobs: list[Logprobs | None] = field(default_factory=list)
+    logprobs: list[Logprobs] = field(default_factory=list)
     started: float = 0.0
     first_token: float | None = None
     ended: float | None = None
@@ -84,6 +85,8 @@ class Burst:
     """Keys of the pages it has promised to fill."""
     awaits: bytes | None = None
     """Key of the page whose fill it waits for."""
+    lookup: Lookup | None = field(default=None, repr=False)
+    """Guesses what it says next, once it decodes."""
 
     @property
     def done(self) -> bool:

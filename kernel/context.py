@@ -137,6 +137,11 @@ class Context:
         del self.keys[length // self.slots :]
         self.unmap(-(-self.computed // self.slots))
 
+    def trim(self) -> None:
+        """Give back the pages behind what is computed: they hold guesses that did not stand."""
+        if (needed := -(-self.computed // self.slots)) < len(self.pages):
+            self.unmap(needed)
+
     def fork(self, cid: int, process: Process) -> Context:
         """A twin that shares every page that holds something; none is copied until one of the two writes.
 

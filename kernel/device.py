@@ -7,6 +7,11 @@ bytes of a frame lie is the driver's business. A driver never allocates, evicts 
     row.frames          [12,       7,      30]         page i of the context lies in device frame frames[i]
     row.position = 8, row.tokens = (t8, t9)            compute tokens 8 and 9; attention sees 0..9
 
+A row that samples may end in guesses of what comes next. The device samples after the last token that is known and after
+each guess, every time by what comes before it, so that a guess proves right or wrong by the token sampled in its place:
+
+    row.tokens = (t9, g10, g11), row.guesses = 2       sampled: t10, t11, t12; t11 stands if g10 = t10, t12 if g11 = t11 too
+
 Steps are executed in the order of submission; within a step every copy is finished before a row reads or
 writes a page. Knows nothing of processes, tensors, text or time.
 """
@@ -55,11 +60,14 @@ class Geometry:
     """Tokens/s of a long prefill, measured at load; 0 if not measured."""
     copy_rate: float = 0.0
     """Pages/s between host and device, measured at load; 0 if not measured."""
+    guess_cost: float = 0.0
+    """What one token more adds to a step of one token, as a share of it, measured at load. 0: rows may not hold guesses, because
+    that was not measured, or because the numbers of a row depend on how many tokens it has."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next token is chosen from a row's last logits.
+    """How the next token is chosen from the logits before it.
 
     Order: repetition penalty, then temperature, then top-k, then top-p, then min-p, as transformers does.
     The random number of a token depends on (seed, position of the token) only.
@@ -99,9 +107,11 @@ class Row:
     store: bool = True
     """False: the KV of these tokens is in its pages already and must not be written again (only logits are wanted)."""
     sampling: Sampling | None = None
-    """None: no logits wanted, no token is sampled. Otherwise sample one token from the last position."""
+    """None: no logits wanted, no token is sampled. Otherwise sample one token after the last known one and one after each guess."""
     history: tuple[int, ...] = ()
-    """All tokens of the context, only if sampling has a repetition penalty."""
+    """All known tokens of the context, only if sampling has a repetition penalty."""
+    guesses: int = 0
+    """How many of the tokens, at the end, are guesses: fewer than all, and only where the row samples and stores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +147,10 @@ class Outcome:
     """The result of one step."""
 
     number: int
-    tokens: tuple[int | None, ...]
-    """Per row, the sampled token; None where none was asked for."""
-    logprobs: tuple[Logprobs | None, ...] = ()
-    """Per row; empty if no row asked for any."""
+    tokens: tuple[tuple[int, ...], ...]
+    """Per row, the sampled tokens, one more than it has guesses; none where none was asked for."""
+    logprobs: tuple[tuple[Logprobs, ...], ...] = ()
+    """Per row, of each of these tokens; none where none were asked for. Empty if no row asked for any."""
     seconds: float = 0.0
     """Time the device spent on it."""
 

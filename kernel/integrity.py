@@ -18,6 +18,8 @@ def check_scheduler(scheduler: Scheduler, contexts: list[Context]) -> None:
     for context in contexts:
         if context.computed > len(context.tokens) or len(context.pages) * context.slots < context.computed:
             raise Panic(f"context {context.cid}: {context.computed} of {len(context.tokens)} tokens in {len(context.pages)} pages")
+        if not context.flying and (len(context.pages) - 1) * context.slots >= len(context.tokens) > 0:
+            raise Panic(f"context {context.cid} holds {len(context.pages)} pages for {len(context.tokens)} tokens")
         if len(context.keys) * context.slots > len(context.tokens):
             raise Panic(f"context {context.cid} has keys of pages that are not full")
         for page in context.pages:

@@ -21,6 +21,9 @@ class Params:
     preempt_gap: float = 256.0  # service by which a waiter must be behind to preempt within a class
     low_water: int = 8  # free frames below which dirty idle pages are written back
     write_back: int = 32  # pages written back in one step at most
+    speculate: bool = True  # let steps verify guesses, on devices that say what those cost
+    guesses: int = 15  # in one row at most
+    lookup: int = 2_048  # tokens that are taken in for guesses, in one step at most
 
 
 @dataclass(frozen=True, slots=True)

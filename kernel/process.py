@@ -74,6 +74,10 @@ class Usage:
     """Tokens found in the prefix index instead of computed."""
     decode_tokens: int = 0
     """Tokens sampled."""
+    guessed_tokens: int = 0
+    """Tokens guessed before they were sampled."""
+    right_tokens: int = 0
+    """Of those sampled, how many were guessed right: each saved a step."""
     bursts: int = 0
     preemptions: int = 0
     tree_tokens: int = 0
@@ -149,6 +153,13 @@ class Process:
                     f"pid {process.pid} may use {limit} tokens, has used {used}, and {more} more are wanted; raise its limit"
                 )
         return None
+
+    def tokens_left(self, most: int) -> int:
+        """How many more tokens, up to `most`, pass no limit of the process or of one above it."""
+        for process in self.lineage():
+            if process.limits.tokens is not None:
+                most = min(most, process.limits.tokens - process.usage.tree_tokens)
+        return max(most, 0)
 
     def over_pages(self, more: int) -> QuotaExceeded | None:
         """The same for entries of page tables."""

@@ -138,7 +138,7 @@ class Residence:
     def _admit(self, burst: Burst, now: float) -> bool:
         """Make the burst resident if that is possible now. If not it stays READY, or waits for a fill or for its pages."""
         context, memory = burst.context, self.memory
-        spare = min(self.params.low_water, self.geometry.device_frames // 8) if self.residents else 0  # for those who run to grow into
+        spare = self._spare() if self.residents else 0  # for those who run to grow into
         least = self._least(burst) if self.residents else None  # with nobody to wait for, look closely
         if least is not None and least + spare > memory.room() - self._reserved and (not self._tries or self._hopeless(burst)):
             return False
@@ -178,6 +178,10 @@ class Residence:
             self._move(burst, State.PAGING, now, f"paging: {paging} pages come back from the host tier")
             return False
         return True
+
+    def _spare(self) -> int:
+        """Frames that are left to those who run."""
+        return min(self.params.low_water, self.geometry.device_frames // 8)
 
     def _least(self, burst: Burst) -> int | None:
         """The fewest frames of the room that the burst may want by now, without a look at its pages; None if that is not known."""

@@ -5,8 +5,11 @@ A step is planned in the time its batch takes, not its queue. Two queues hold th
     decodes    resident, one token to compute each: they go first, so that a long prompt never freezes the streams
     prefills   everything else, admitted in the order of rank into what is left of the token budget, in chunks
 
-    plan    pop -> admit (map prefix hits, wait for fills, page in, wire) -> row -> RUNNING
-    retire  advance the context -> seal full pages -> wake waiters -> READY or DONE
+    plan    pop -> admit (map prefix hits, wait for fills, page in, wire) -> row -> RUNNING; then guesses, if there is room
+    retire  keep the tokens that stand -> advance the context -> seal full pages -> wake waiters -> READY or DONE
+
+Guesses (lookup.py) ride in what a step has left when all else is planned: they evict, preempt and delay nobody. They are no
+tokens of the context, and nobody is charged for them, until the device has said the same; the pages taken for the others go back.
 
 A burst that finds no memory is passed over, never waited for: see residence.py. At most one step is in flight. Knows no
 tensors, clocks or features: what a burst is for is not its business.
@@ -15,12 +18,13 @@ tensors, clocks or features: what a burst is for is not its business.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .burst import Burst, State
 from .context import Context
 from .device import Geometry, Logprobs, Outcome, Retired, Row, Step
 from .errno import DeviceFailed, Panic
+from .lookup import Lookup
 from .param import Params
 from .policy import Policy
 from .residence import Residence
@@ -45,7 +49,7 @@ class Scheduler(Residence):
         """Bursts of a step that failed: each is tried again alone, so that one bad row harms nobody else."""
         self._alone = False
         self.flight: Flight | None = None
-        self.steps = self.prefilled = self.decoded = self.failures = 0
+        self.steps = self.prefilled = self.decoded = self.guessed = self.right = self.failures = 0
 
     def has_work(self) -> bool:
         return self.flight is None and bool(self.suspects or self.decodes or self.prefills or self.parked)
@@ -68,6 +72,8 @@ class Scheduler(Residence):
                 self._unpark()
         if not rows and not self.memory.copies:
             return None
+        if self.geometry.guess_cost > 0 and self.params.speculate and not self._alone:
+            self._guess(rows, flown)
         self.steps += 1
         self.policy.served(flown)
         step = Step(self.steps, tuple(rows), self.memory.fly())
@@ -208,6 +214,37 @@ class Scheduler(Residence):
         self._make_room(burst, 1, now)
         return 0
 
+    def _guess(self, rows: list[Row], flown: list[Burst]) -> None:
+        """Append guesses to the rows that decode, the best rank first: each as long as it is likelier to stand than its price.
+
+        A step of n tokens takes 1 + (n - 1) * cost; what one more adds, as a share of the step's time per token, is its price.
+        """
+        cost, budget, new = self.geometry.guess_cost, self.geometry.max_tokens, self.params.lookup
+        planned = sum([len(row.tokens) for row in rows])
+        for index, burst in enumerate(flown):
+            context, row = burst.context, rows[index]
+            if burst.prefilling or not row.store or planned >= budget:
+                continue
+            if burst.lookup is None:
+                burst.lookup = Lookup()
+            new -= burst.lookup.learn(context.tokens, new)
+            most = min(self.params.guesses, budget - planned, burst.max_tokens - len(burst.output) - 1)
+            guesses = burst.lookup.guess(context.tokens, most, planned * cost / (1 + (planned - 1) * cost))
+            count = self._cover(burst, row.position + 1 + len(guesses)) - row.position - 1 if guesses else 0
+            if count > 0:
+                rows[index] = replace(row, tokens=row.tokens + tuple(guesses[:count]), guesses=count, frames=context.frames)
+                planned += count
+
+    def _cover(self, burst: Burst, end: int) -> int:
+        """Add pages for positions up to `end` of a context that decodes: free frames that nobody will miss. Returns how far they go."""
+        context, slots, spare = burst.context, self.geometry.page_slots, self._reserved + self._spare()
+        while len(context.pages) * slots < end and len(self.memory.device.free) > spare and burst.process.over_pages(1) is None:
+            page = self.memory.allocate()
+            if page is None:
+                break
+            context.add(page)
+        return min(len(context.pages) * slots, end)
+
     # taking in results -----------------------------------------------------------------------------------------------
 
     def retire(self, now: float, result: Retired) -> None:
@@ -226,31 +263,54 @@ class Scheduler(Residence):
                     self.suspects.append(burst)
                 else:
                     self._push(burst)
-        logprobs: tuple[Logprobs | None, ...] = result.logprobs or (None,) * len(flight.bursts)
+        logprobs: tuple[tuple[Logprobs, ...], ...] = result.logprobs or ((),) * len(flight.bursts)
         sealed: list[bytes] = []
-        for burst, row, token, logprob in zip(flight.bursts, flight.step.rows, result.tokens, logprobs, strict=True):
+        for burst, row, sampled, logs in zip(flight.bursts, flight.step.rows, result.tokens, logprobs, strict=True):
             burst.context.flying = False
-            self._bill(burst, row, token)
+            tokens = self._standing(burst, row, sampled)
+            self._bill(burst, row, len(tokens))
             if not burst.done:
-                self._advance(burst, row, token, logprob, sealed, now)
+                self._advance(burst, row, tokens, logs, sealed, now)
             elif row.sampling is not None:  # it was ended in flight: its token goes nowhere
                 burst.process.charge_tokens(-1)
+            if row.guesses and not burst.context.closed:
+                burst.context.trim()
         for key in sealed:
             self._unblock(self.fills.sealed(key), now)
 
-    def _bill(self, burst: Burst, row: Row, token: int | None) -> None:
-        """What the device did is charged, even if nobody wants it any more."""
-        process, count = burst.process, len(row.tokens)
-        prefill = count if burst.prefilling else 0
-        process.usage.prefill_tokens += prefill
-        process.usage.decode_tokens += token is not None
-        self.prefilled += prefill
-        self.decoded += token is not None
-        self.policy.charge(process, prefill, token is not None, len(row.frames))
+    def _standing(self, burst: Burst, row: Row, sampled: tuple[int, ...]) -> tuple[int, ...]:
+        """The tokens that decoding one at a time would have come to: up to the first that was guessed wrong, and to where it ends."""
+        if not row.guesses or burst.done:
+            return sampled[:1]
+        guesses = row.tokens[-row.guesses :]
+        right = next((i for i, guess in enumerate(guesses) if guess != sampled[i]), len(guesses))
+        if burst.lookup is not None:
+            burst.lookup.verified(len(guesses), right)
+        most = min(burst.max_tokens - len(burst.output), 1 + burst.process.tokens_left(right))
+        tokens = sampled[: min(right + 1, most)]
+        return tokens[: next((i for i, token in enumerate(tokens, 1) if token in burst.stop_ids), len(tokens))]
 
-    def _advance(self, burst: Burst, row: Row, token: int | None, logprob: Logprobs | None, sealed: list[bytes], now: float) -> None:
+    def _bill(self, burst: Burst, row: Row, sampled: int) -> None:
+        """What the device did is charged, even if nobody wants it any more. Guesses that came to nothing are free."""
+        process, usage = burst.process, burst.process.usage
+        prefill = len(row.tokens) if burst.prefilling else 0
+        usage.prefill_tokens += prefill
+        usage.decode_tokens += sampled
+        self.prefilled += prefill
+        self.decoded += sampled
+        if row.guesses:
+            usage.guessed_tokens += row.guesses
+            usage.right_tokens += sampled - 1
+            self.guessed += row.guesses
+            self.right += sampled - 1
+        self.policy.charge(process, prefill, sampled, len(row.frames))
+
+    def _advance(
+        self, burst: Burst, row: Row, tokens: tuple[int, ...], logprobs: tuple[Logprobs, ...], sealed: list[bytes], now: float
+    ) -> None:
         context, slots = burst.context, self.geometry.page_slots
-        count = len(row.tokens)
+        count = len(row.tokens) - row.guesses + max(len(tokens) - 1, 0)
+        context.tokens += tokens
         if row.store:
             before, context.computed = context.computed, row.position + count
             for i in range(before // slots, context.computed // slots):
@@ -259,8 +319,8 @@ class Scheduler(Residence):
                     self.memory.seal(page, context.key(i))
                 sealed.append(context.key(i))
         burst.progress += count
-        if token is not None:
-            self._emit(burst, token, logprob, now)
+        if tokens:
+            self._emit(burst, tokens, logprobs, now)
         elif burst.sampling is None and context.computed == len(context.tokens):
             self.end(burst, now, "stop")
         if burst.done:
@@ -270,15 +330,15 @@ class Scheduler(Residence):
         if burst.state is State.READY:
             self._push(burst)
 
-    def _emit(self, burst: Burst, token: int, logprob: Logprobs | None, now: float) -> None:
-        """A token was sampled: it joins the context. It has been charged up the tree when the step took off."""
-        burst.context.tokens.append(token)
-        burst.output.append(token)
-        if logprob is not None:
-            burst.logprobs.append(logprob)
+    def _emit(self, burst: Burst, tokens: tuple[int, ...], logprobs: tuple[Logprobs, ...], now: float) -> None:
+        """Tokens were sampled and have joined the context. The first was charged up the tree when the step took off."""
+        if len(tokens) > 1:
+            burst.process.charge_tokens(len(tokens) - 1)
+        burst.output += tokens
+        burst.logprobs += logprobs[: len(tokens)]
         if burst.first_token is None:
             burst.first_token = now
-        if token in burst.stop_ids:
+        if tokens[-1] in burst.stop_ids:
             self.end(burst, now, "stop")
         elif len(burst.output) >= burst.max_tokens:
             self.end(burst, now, "length")

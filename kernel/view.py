@@ -52,6 +52,10 @@ class Explanation:
     prefill_tokens: int
     cached_tokens: int
     decode_tokens: int
+    guessed_tokens: int
+    """Guesses that steps have verified."""
+    right_tokens: int
+    """Of the decode tokens, those that had been guessed right: each saved a step."""
     bursts: int
     preemptions: int
 
@@ -78,6 +82,8 @@ class DeviceStatistics:
     failures: int
     prefill_tokens: int
     decode_tokens: int
+    guessed_tokens: int
+    right_tokens: int
     hit_tokens: int
     """Tokens found in the prefix index instead of computed."""
     preemptions: int
@@ -162,6 +168,8 @@ def explain_process(process: Process, contexts: list[Context], now: float) -> Ex
         prefill_tokens=usage.prefill_tokens,
         cached_tokens=usage.cached_tokens,
         decode_tokens=usage.decode_tokens,
+        guessed_tokens=usage.guessed_tokens,
+        right_tokens=usage.right_tokens,
         bursts=usage.bursts,
         preemptions=usage.preemptions,
     )

@@ -190,11 +190,19 @@ class Work:
             raise BadHandle(f"pid {pid} has no burst {bid}")
         return burst
 
-    def finish(self, now: float, pid: int, bid: int, reason: str = "stop") -> None:
-        """End a burst early with what it has."""
+    def finish(self, now: float, pid: int, bid: int, reason: str = "stop", keep: int | None = None) -> None:
+        """End a burst early with what it has, or with the first `keep` tokens of that.
+
+        The others were put out before anybody could say so. They are taken back: nobody is charged for them, and it ended before
+        them, whatever they ended it with. They stay in the context until it is truncated.
+        """
         burst = self.burst(pid, bid)
         if not burst.done:
             self._scheduler_of(burst).end(burst, now, reason)
+        if keep is not None and (late := len(burst.output) - keep) > 0:
+            burst.process.charge_tokens(-late)
+            del burst.output[keep:], burst.logprobs[keep:]
+            burst.reason, burst.fault = reason, None
 
     def release(self, now: float, pid: int, bid: int) -> None:
         """Forget a burst; one that is under way is cancelled."""
@@ -215,6 +223,8 @@ class Work:
                 failures=s.failures,
                 prefill_tokens=s.prefilled,
                 decode_tokens=s.decoded,
+                guessed_tokens=s.guessed,
+                right_tokens=s.right,
                 hit_tokens=s.hits,
                 preemptions=s.preemptions,
                 resident=len(s.residents),

@@ -135,6 +135,8 @@ def explanation_table(explanation: Explanation) -> RenderableType:
         parts += ["", why]
     read, cached, written = explanation.prefill_tokens, explanation.cached_tokens, explanation.decode_tokens
     counts = f"tokens: {read:,} read, {cached:,} found in the cache, {written:,} written"
+    if explanation.guessed_tokens:
+        counts += f", {explanation.right_tokens:,} of them guessed before ({explanation.guessed_tokens:,} guesses)"
     parts += ["", f"{counts}; bursts: {explanation.bursts:,}; preemptions: {explanation.preemptions:,}"]
     return Group(*parts)
 

@@ -48,8 +48,8 @@ class _Stream:
             token = output[self.seen]
             if token not in self.silent:
                 self.tokens.append(token)
-                if self.seen < len(burst.logprobs) and (logprob := burst.logprobs[self.seen]) is not None:
-                    self.logprobs.append(logprob)
+                if self.seen < len(burst.logprobs):
+                    self.logprobs.append(burst.logprobs[self.seen])
                 words += self.stops.push(self.decoder.push(token))
             self.seen += 1
         if len(self.tokens) > first:
@@ -117,8 +117,8 @@ async def _run(core: Core, call: Call, args: abi.Generate, transcript: Transcrip
                 await sleep(("burst", bid))
             except Cancelled:  # the caller has had enough: it may still ask what there was
                 kernel.finish(core.clock(), pid, bid, "cancelled")
-        if not burst.done:
-            kernel.finish(core.clock(), pid, bid, "stop")
+        if stream.stops.matched is not None and burst.reason != "cancelled":
+            kernel.finish(core.clock(), pid, bid, "stop", keep=stream.seen)
     finally:
         settle(core, burst)
         length = _close(core, pid, args.context, turn, start + len(stream.tokens), settled=burst.reason == "stop")

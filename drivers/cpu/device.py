@@ -24,10 +24,10 @@ from llmos.kernel.errno import DeviceFailed, InvalidArgument, NotSupported
 from ..frequencies import inverse_frequencies
 from ..philox import uniform
 from ..rates import measured
-from ..rows import check_rows
+from ..rows import check_rows, logprobs_per_row, one_by_one, per_row
 from ..weights import Checkpoint
 from .compiler import Compiled
-from .native import MOST_LOGPROBS, ROW, Native, StepIn
+from .native import MOST_LOGPROBS, PICK, ROW, Native, StepIn
 from .pages import Kv, damaged, new_frames, page_bytes
 from .weights import NAMES, Form, Weights, open_model, unsuitable
 
@@ -102,14 +102,14 @@ class NativeDevice:
         """Hidden states [tokens, width] of all rows' tokens before the last norm, one row after the other; stores their KV."""
         check_rows(rows, self._geometry)
         out = np.empty((sum(len(row.tokens) for row in rows), self._config.width), np.float32)
-        self._call([replace(row, sampling=None) for row in rows], out)
+        self._call([replace(row, sampling=None, guesses=0) for row in rows], out)
         return out
 
     def logits(self, rows: Sequence[Row]) -> NDArray[np.float32]:
         """Logits [rows, vocabulary] of each row's last token; stores their KV."""
         check_rows(rows, self._geometry)
         out = np.empty((len(rows), self._config.vocabulary), np.float32)
-        self._call([replace(row, sampling=GREEDY) for row in rows], logits=out)
+        self._call([replace(row, sampling=GREEDY, guesses=0) for row in rows], logits=out)
         return out
 
     def close(self) -> None:
@@ -123,60 +123,70 @@ class NativeDevice:
                     raise DeviceFailed(f"copy names {tier.value} frame {frame}, but the tier has {len(self.frames[tier])} frames")
             self.frames[copy.target_tier][copy.target] = self.frames[copy.source_tier][copy.source]
 
-    def _run(self, rows: Sequence[Row]) -> tuple[tuple[int | None, ...], tuple[Logprobs | None, ...]]:
+    def _run(self, rows: Sequence[Row]) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[Logprobs, ...], ...]]:
         """Sampled tokens and log-probabilities of the rows."""
-        greatest, chosen, logprobs, top_ids, top_logprobs = self._call(rows)
-        sampled = [row.sampling is not None for row in rows]
-        if not np.isfinite(greatest[sampled]).all():
-            self._refuse(rows, greatest)
-        tokens = tuple(int(token) if wanted else None for token, wanted in zip(chosen, sampled, strict=True))
-        asked = [row.sampling.logprobs if row.sampling is not None else 0 for row in rows]
-        if not any(asked):
-            return tokens, ()
-        logs = tuple(
-            Logprobs(float(chosen), tuple(zip(ids[:count].tolist(), values[:count].tolist(), strict=True))) if count else None
-            for chosen, ids, values, count in zip(logprobs, top_ids, top_logprobs, asked, strict=True)
-        )
-        return tokens, logs
+        picks, (greatest, chosen, logprobs, top_ids, top_logprobs) = self._call(rows)
+        if not np.isfinite(greatest).all():
+            self._refuse(rows, next((row, value) for row, value in zip(picks, greatest, strict=True) if not np.isfinite(value)))
+        asked = [row.sampling.logprobs if row.sampling is not None else 0 for row in picks]
+        logs = [
+            Logprobs(float(log), tuple(zip(ids[:count].tolist(), values[:count].tolist(), strict=True))) if count else None
+            for log, ids, values, count in zip(logprobs, top_ids, top_logprobs, asked, strict=True)
+        ]
+        return per_row(rows, chosen.tolist()), logprobs_per_row(rows, logs)
 
     def _call(
         self, rows: Sequence[Row], hidden: NDArray[np.float32] | None = None, logits: NDArray[np.float32] | None = None
-    ) -> tuple[NDArray[Any], ...]:
-        """Greatest logit, token, its log-probability, likeliest ids and theirs, of each row."""
+    ) -> tuple[list[Row], tuple[NDArray[Any], ...]]:
+        """The rows' picks, as rows of one; of each its greatest logit, token, its log-probability, likeliest ids and theirs."""
         cosines, sines = self._rotation(max(row.position + len(row.tokens) for row in rows))
-        count = len(rows)
-        given = np.zeros(count, ROW)
-        hows = [row.sampling or GREEDY for row in rows]
-        drawn = [how.temperature > 0 for how in hows]
-        numbers = uniform([how.seed for how in hows], [row.position + len(row.tokens) for row in rows]) if any(drawn) else np.zeros(count)
+        picks: list[Row] = []
+        places: list[int] = []
         tokens: list[int] = []
         frames: list[int] = []
-        history: list[int] = []
+        given = np.zeros(len(rows), ROW)
         packed = []
-        for row, how, number in zip(rows, hows, numbers.tolist(), strict=True):
-            seen = row.history if how.repetition_penalty != 1 else ()
-            what = (len(tokens), len(row.tokens), row.position, len(frames), row.store, row.sampling is not None)
-            filters = (how.top_k, min(how.logprobs, self._config.vocabulary, MOST_LOGPROBS), len(history), len(seen))
-            packed.append((*what, *filters, how.temperature, how.top_p, how.min_p, how.repetition_penalty, number))
+        for row in rows:
+            packed.append((len(tokens), len(row.tokens), row.position, len(frames), row.store))
             tokens += row.tokens
             frames += row.frames
-            history += seen
+            wanted = one_by_one(row)
+            places += range(len(tokens) - len(wanted), len(tokens))
+            picks += wanted
         given[:] = packed
-        arrays = [given, *(np.array(numbers, np.int32) for numbers in (tokens, frames, history or [0]))]
+        picked, history = self._pack(picks, places)
+        arrays = [given, picked, *(np.array(numbers, np.int32) for numbers in (tokens, frames, history or [0]))]
+        count = len(picks)
         out = (np.zeros(count, np.float32), np.zeros(count, np.int32), np.zeros(count, np.float32))
         top = (np.zeros((count, MOST_LOGPROBS), np.int32), np.zeros((count, MOST_LOGPROBS), np.float32))
         pointers = [array.ctypes.data for array in (*arrays, self.frames[Tier.DEVICE], cosines, sines, *out, *top)]
-        wanted = [None if array is None else array.ctypes.data for array in (hidden, logits)]
-        self._model.step(StepIn(*pointers, *wanted, count))
-        return *out, *top
+        extra = [None if array is None else array.ctypes.data for array in (hidden, logits)]
+        self._model.step(StepIn(*pointers, *extra, len(rows), count))
+        return picks, (*out, *top)
 
-    def _refuse(self, rows: Sequence[Row], greatest: NDArray[np.float32]) -> None:
+    def _pack(self, picks: Sequence[Row], places: Sequence[int]) -> tuple[NDArray[Any], list[int]]:
+        """What C++ is told of the picks, and their histories one after the other. places: the token of the step each comes after."""
+        hows = [row.sampling or GREEDY for row in picks]
+        numbers = [0.0] * len(picks)
+        if any(how.temperature > 0 for how in hows):
+            numbers = uniform([how.seed for how in hows], [row.position + len(row.tokens) for row in picks]).tolist()
+        packed, history = [], list[int]()
+        for row, how, place, number in zip(picks, hows, places, numbers, strict=True):
+            seen = row.history if how.repetition_penalty != 1 else ()
+            filters = (how.top_k, min(how.logprobs, self._config.vocabulary, MOST_LOGPROBS), len(history), len(seen))
+            packed.append((place, *filters, how.temperature, how.top_p, how.min_p, how.repetition_penalty, number))
+            history += seen
+        given = np.zeros(len(picks), PICK)
+        given[:] = packed
+        return given, history
+
+    def _refuse(self, rows: Sequence[Row], pick: tuple[Row, float]) -> None:
         """Zero the pages that hold what is no number, so that nobody inherits it, and say so."""
         for frame in sorted({frame for row in rows for frame in row.frames}):
             page = self.frames[Tier.DEVICE][frame]
             if damaged(page, self._config, self._geometry.page_slots, self._kv):
                 page[:] = 0
-        row, value = next((row, value) for row, value in zip(rows, greatest, strict=True) if row.sampling and not np.isfinite(value))
+        row, value = pick
         raise DeviceFailed(
             f"the model gave logits that are no numbers ({value}) to burst {row.burst} after {row.position + len(row.tokens)} tokens: "
             "its weights or its pages are damaged; try again, and pull the model again if it stays"

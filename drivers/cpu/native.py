@@ -17,13 +17,16 @@ from llmos.kernel.errno import BadFormat, DeviceFailed, NotSupported
 
 MOST_LOGPROBS = 20
 
-ROW = np.dtype(
-    [(name, "<i4") for name in ("first", "count", "position", "frames", "store", "sample", "top_k", "logprobs", "history", "history_size")]
+ROW = np.dtype([(name, "<i4") for name in ("first", "count", "position", "frames", "store")], align=True)
+"""A row of a step: RowIn in step.cpp."""
+
+PICK = np.dtype(
+    [(name, "<i4") for name in ("token", "top_k", "logprobs", "history", "history_size")]
     + [(name, "<f4") for name in ("temperature", "top_p", "min_p", "penalty")]
     + [("uniform", "<f8")],
     align=True,
 )
-"""A row of a step: RowIn in step.cpp."""
+"""A token to sample in a step: Pick in choice.hpp."""
 
 
 class Shape(ctypes.Structure):
@@ -40,9 +43,9 @@ class StepIn(ctypes.Structure):
     """StepIn in step.cpp."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("rows", "tokens", "frames", "history", "cache", "cosines", "sines", "greatest", "chosen")),
-        *((name, ctypes.c_void_p) for name in ("chosen_logprobs", "top_ids", "top_logprobs", "hidden", "logits")),
-        ("count", ctypes.c_int32),
+        *((name, ctypes.c_void_p) for name in ("rows", "picks", "tokens", "frames", "history", "cache", "cosines", "sines", "greatest")),
+        *((name, ctypes.c_void_p) for name in ("chosen", "chosen_logprobs", "top_ids", "top_logprobs", "hidden", "logits")),
+        *((name, ctypes.c_int32) for name in ("count", "pick_count")),
     ]
 
 
@@ -54,10 +57,10 @@ class Native:
             self.functions = ctypes.CDLL(str(path))
         except OSError as error:
             raise NotSupported(f"the compiled functions do not load ({error}); delete {path} and try again") from None
-        sizes = [self.functions.llmos_layout(index) for index in range(4)]
-        if sizes[:3] != [ctypes.sizeof(Shape), ROW.itemsize, ctypes.sizeof(StepIn)]:
+        sizes = [self.functions.llmos_layout(index) for index in range(5)]
+        if sizes[:4] != [ctypes.sizeof(Shape), ROW.itemsize, PICK.itemsize, ctypes.sizeof(StepIn)]:
             raise NotSupported(f"the compiled functions and this Python do not agree on their structures: {sizes}")
-        self.segment: int = sizes[3]
+        self.segment: int = sizes[4]
         if not self.functions.llmos_allowed():
             raise NotSupported("the system does not let this process use AMX")
 

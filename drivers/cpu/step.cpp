@@ -4,7 +4,7 @@
 //     for each layer:  q, k, v = norm(x) Wqkv -> (qk-norm) -> rotate; k, v -> pages
 //                      x += attention(q) Wo
 //                      x += (silu(norm(x) Wgate) * (norm(x) Wup)) Wdown
-//     logits = norm(x of the rows that want a token) Whead -> sample
+//     logits = norm(x of the tokens that another is wanted after) Whead -> sample
 //
 // The residual x and all sums are float32; what enters a product is bfloat16. Everything a row's numbers depend on is
 // computed in an order that its own tokens give (linear.hpp, attention.hpp): a step is batch invariant, bit for bit.
@@ -12,7 +12,7 @@
 #include <memory>
 
 #include "attention.hpp"
-#include "sampler.hpp"
+#include "choice.hpp"
 
 #if defined(LLMOS_AMX)
 #include <asm/prctl.h>
@@ -33,29 +33,22 @@ struct Layer {
 
 // As native.py packs it.
 struct RowIn {
-    std::int32_t first, count, position, frames, store, sample, top_k, logprobs, history, history_size;
-    float temperature, top_p, min_p, penalty;
-    double uniform;
+    std::int32_t first, count, position, frames, store;
 };
 
 struct StepIn {
     const RowIn* rows;
+    const Pick* picks;
     const std::int32_t* tokens;
     const std::int32_t* frames;
     const std::int32_t* history;
     std::uint8_t* cache;
     const float *cosines, *sines;  // [positions, head width / 2]
-    float* greatest;               // out, per row: its greatest logit
-    std::int32_t* chosen;          // out, per row: the token
-    float* chosen_logprobs;        // out, per row
-    std::int32_t* top_ids;         // out, [rows, 20]
-    float* top_logprobs;           // out, [rows, 20]
-    float* hidden;                 // out if not null: [tokens, width], before the last norm
-    float* logits;                 // out if not null: [rows, vocabulary]
-    std::int32_t count;            // rows
+    Picked out;
+    float* hidden;                   // out if not null: [tokens, width], before the last norm
+    float* logits;                   // out if not null: [picks, vocabulary]
+    std::int32_t count, pick_count;  // rows, picks
 };
-
-constexpr int MOST_LOGPROBS = 20;
 
 // One stretch of a row's tokens in one page.
 struct Stretch {
@@ -237,74 +230,48 @@ class Model {
         }
     }
 
-    // What one group of the vocabulary has to say about one row.
+    // What one group of the vocabulary has to say about one pick.
     struct Best {
         float value;
         std::int32_t id;
     };
 
-    // Whether a row needs all of its logits.
-    static bool keeps(const StepIn& in, const RowIn& row) { return in.logits || row.temperature > 0 || row.penalty != 1 || row.logprobs > 0; }
-
     void sample(const StepIn& in) {
-        std::vector<int> wanted;
-        for (int r = 0; r < in.count; r++)
-            if (in.rows[r].sample) wanted.push_back(r);
-        if (wanted.empty()) return;
-        const int count = int(wanted.size()), groups = head.blocks() / GROUP, padded = head.padded_out();
+        const int count = in.pick_count, groups = head.blocks() / GROUP, padded = head.padded_out();
+        if (!count) return;
         if (count > last_rows_) {
             last_rows_ = count;
             last_.shape(count, shape_.width);
             best_.resize(std::size_t(count) * groups);
         }
-        std::vector<float*> kept(count);  // logits of rows that need more than the greatest
+        std::vector<float*> kept(count);  // logits of picks that need more than the greatest
+        const auto keeps = [&](int p) { return in.logits || in.picks[p].needs_logits(); };
         int keep = 0;
-        for (int i = 0; i < count; i++) {
-            const RowIn& row = in.rows[wanted[i]];
-            norm_row(x(row.first + row.count - 1), last_norm.data(), last_, i);
-            if (keeps(in, row)) keep++;
+        for (int p = 0; p < count; p++) {
+            norm_row(x(in.picks[p].token), last_norm.data(), last_, p);
+            if (keeps(p)) keep++;
         }
         logits_.resize(std::size_t(keep) * padded);
-        for (int i = 0, k = 0; i < count; i++) {
-            const RowIn& row = in.rows[wanted[i]];
-            if (keeps(in, row)) kept[i] = logits_.get() + std::size_t(k++) * padded;
-        }
-        linear(pool, head, last_, levels_, count, [&](int i, int block, const float* sums) {
+        for (int p = 0, k = 0; p < count; p++)
+            if (keeps(p)) kept[p] = logits_.get() + std::size_t(k++) * padded;
+        linear(pool, head, last_, levels_, count, [&](int p, int block, const float* sums) {
             const int from = block * LANES, n = std::min(GROUP * LANES, shape_.vocabulary - from);
             const int at = n > 0 ? arg_max(sums, n) : 0;
-            best_[std::size_t(i) * groups + block / GROUP] = n > 0 ? Best{sums[at], from + at} : Best{NOTHING, 0};
-            if (kept[i]) std::memcpy(kept[i] + from, sums, GROUP * LANES * sizeof(float));
+            best_[std::size_t(p) * groups + block / GROUP] = n > 0 ? Best{sums[at], from + at} : Best{NOTHING, 0};
+            if (kept[p]) std::memcpy(kept[p] + from, sums, GROUP * LANES * sizeof(float));
         });
-        pool.run(count, [&](int i) {
+        pool.run(count, [&](int p) {
             Best best{NOTHING, 0};
             for (int g = 0; g < groups; g++) {
-                const Best& other = best_[std::size_t(i) * groups + g];
+                const Best& other = best_[std::size_t(p) * groups + g];
                 if (other.value != other.value || other.value > best.value) best = other;
                 if (best.value != best.value) break;
             }
-            in.greatest[wanted[i]] = best.value;
-            in.chosen[wanted[i]] = best.id;
-            if (in.logits) std::memcpy(in.logits + std::size_t(wanted[i]) * shape_.vocabulary, kept[i], shape_.vocabulary * sizeof(float));
-            if (kept[i] && best.value - best.value == 0) choose(in, wanted[i], kept[i]);
+            in.out.greatest[p] = best.value;
+            in.out.chosen[p] = best.id;
+            if (in.logits) std::memcpy(in.logits + std::size_t(p) * shape_.vocabulary, kept[p], shape_.vocabulary * sizeof(float));
+            if (kept[p] && best.value - best.value == 0) choose(in.picks[p], in.history, kept[p], shape_.vocabulary, padded, in.out, p);
         });
-    }
-
-    void choose(const StepIn& in, int r, float* logits) const {
-        const RowIn& row = in.rows[r];
-        thread_local Sampler sampler;
-        thread_local std::vector<float> plain;
-        if (row.logprobs > 0) plain.assign(logits, logits + head.padded_out());
-        if (row.temperature > 0 || row.penalty != 1) {
-            const Choice how{row.temperature, row.top_p, row.min_p, row.penalty, row.top_k, row.logprobs, in.history + row.history, row.history_size, row.uniform};
-            in.chosen[r] = sampler.draw(logits, shape_.vocabulary, how);
-        }
-        if (row.logprobs <= 0) return;
-        const double total = log_sum(plain.data(), shape_.vocabulary);
-        in.chosen_logprobs[r] = float(plain[in.chosen[r]] - total);
-        const int count = std::min(row.logprobs, shape_.vocabulary);
-        std::int32_t* ids = in.top_ids + std::size_t(r) * MOST_LOGPROBS;
-        likeliest(plain.data(), shape_.vocabulary, count, ids);
-        for (int i = 0; i < count; i++) in.top_logprobs[std::size_t(r) * MOST_LOGPROBS + i] = float(plain[ids[i]] - total);
     }
 
     int room_ = 0, last_rows_ = 0;
@@ -353,7 +320,7 @@ inline Matrix& matrix_of(Model& model, int layer, int part) {
 extern "C" {
 
 int llmos_layout(int what) {
-    const std::size_t sizes[] = {sizeof(llmos::Shape), sizeof(llmos::RowIn), sizeof(llmos::StepIn), llmos::SEGMENT, llmos::GROUP, llmos::ROWS};
+    const std::size_t sizes[] = {sizeof(llmos::Shape), sizeof(llmos::RowIn), sizeof(llmos::Pick), sizeof(llmos::StepIn), llmos::SEGMENT, llmos::GROUP, llmos::ROWS};
     return int(sizes[what]);
 }
 

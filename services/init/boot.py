@@ -23,6 +23,7 @@ import anyio
 
 from llmos.kernel.errno import Fault, NotSupported, Panic
 from llmos.kernel.kernel import Kernel
+from llmos.kernel.param import Params
 from llmos.kernel.process import Class
 from llmos.kernel.signal import Signal
 from llmos.sdk.port import Notice, Port
@@ -96,7 +97,7 @@ async def attach(settings: Settings, catalogue: Catalogue, *, preload: bool) -> 
         thread = KernelThread()
         thread.start()
         stack.push_async_callback(_join, thread)
-        kernel = Kernel(policy=settings.policy, clock_start=clock())
+        kernel = Kernel(Params(speculate=settings.speculate), policy=settings.policy, clock_start=clock())
         models = LoadedModels(catalogue, kernel, thread, clock)
         stack.push_async_callback(_close_models, models)
         seed = secrets.randbits(62) if settings.seed is None else settings.seed

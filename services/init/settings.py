@@ -30,6 +30,8 @@ class Settings(BaseSettings):
     """How the native functions keep keys and values in pages. int8: nearly twice the tokens in the same memory (decision 9)."""
     threads: int | None = Field(default=None, ge=1, le=1024)
     """Compute threads of a CPU device; None: as many as the machine has cores."""
+    speculate: bool = True
+    """Guess tokens from what a context has said before and verify several in one step, where that changes no token and pays."""
     seed: int | None = Field(default=None, ge=0, lt=2**63)
     """Where the seeds of all processes come from; None: another at each boot."""
 

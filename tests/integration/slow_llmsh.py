@@ -25,9 +25,7 @@ class SlowDevice(DummyDevice):
         time.sleep(STEP)
         return super().execute(step)
 
-    def _sample(self, row: Row, context: list[int]) -> int | None:
-        if row.sampling is None:
-            return None
+    def _sample(self, row: Row, context: list[int]) -> int:
         start = len(context) - context[::-1].index(256) + 1  # after <turn> and the letter of the role
         said = bytes(context[start:])
         question = bytes(token for token in context[:start] if token < 256)

@@ -6,13 +6,15 @@ copy or a frame freed too early is a Panic. A model of each context's tokens is 
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, precondition, rule
 
 from llmos.drivers.dummy import DummyDevice
-from llmos.kernel.burst import State
-from llmos.kernel.device import Outcome, Sampling, Step, StepFailed
+from llmos.kernel.burst import Burst, State
+from llmos.kernel.device import Outcome, Sampling, Step, StepFailed, Tier
 from llmos.kernel.errno import Fault, Panic
 from llmos.kernel.kernel import Kernel
 from llmos.kernel.param import Params
@@ -26,6 +28,16 @@ MOST_STEPS = 3_000
 PARAMS = Params(low_water=2, write_back=4, min_progress=2, preempt_gap=8.0, max_processes=24, max_contexts=6, lookahead=4)
 
 
+class Parrot(DummyDevice):
+    """It knows three words, and the last three decide the next: it repeats itself, but two words do not say what comes next."""
+
+    def __init__(self, **shape) -> None:
+        super().__init__(**shape, memory=3, guess_cost=0.01)
+
+    def next(self, context, sampling):
+        return super().next(context, sampling) % 3
+
+
 class KernelMachine(RuleBasedStateMachine):
     pids = Bundle("pids")
     contexts = Bundle("contexts")
@@ -34,7 +46,8 @@ class KernelMachine(RuleBasedStateMachine):
         super().__init__()
         self.now = 0.0
         self.kernel = Kernel(PARAMS, policy=self.policy)
-        self.device = DummyDevice(frames=14, host_frames=6, page_slots=4, vocabulary=100, window=48, max_rows=4, max_tokens=10)
+        shape = {"frames": 14, "host_frames": 6, "page_slots": 4, "vocabulary": 100, "window": 48, "max_rows": 4, "max_tokens": 10}
+        self.device = self.kind(**shape)
         self.device.fail_when = {POISON}
         self.kernel.attach(self.device.geometry)
         self.flying: Step | None = None
@@ -42,7 +55,12 @@ class KernelMachine(RuleBasedStateMachine):
         """Context -> the tokens its owner knows of: what was appended, and what its bursts have put out."""
         self.growing: dict[int, int] = {}
         """Context -> burst that generates into it."""
+        self.begun: list[tuple[Burst, list[int]]] = []
+        """Every burst that has generated, and what was in its context before."""
+        self.appended = 0
+        """Tokens given by callers."""
 
+    kind: ClassVar[type[DummyDevice]] = DummyDevice
     policy = "fair"
     last_breath = True
     """What is under way at the end is let go on until it is done; otherwise it is killed where it stands."""
@@ -68,6 +86,7 @@ class KernelMachine(RuleBasedStateMachine):
             self.expected[cid] = list(tokens)
             if tokens:
                 self.kernel.append(self.now, pid, cid, tokens)
+                self.appended += length
             made.append((pid, cid))
         return multiple(*made)
 
@@ -161,6 +180,7 @@ class KernelMachine(RuleBasedStateMachine):
         pid, cid = context
         if self.try_(self.kernel.append, self.now, pid, cid, tokens) is not None:
             self.expected[cid] += tokens
+            self.appended += length
 
     @rule(context=contexts, length=st.integers(0, 9), most=st.integers(0, 30), seed=st.integers(0, 1), stop=st.integers(0, 99))
     def generate(self, context, length, most, seed, stop):
@@ -172,7 +192,9 @@ class KernelMachine(RuleBasedStateMachine):
         )
         if bid is not None:
             self.expected[cid] += tokens
+            self.appended += length
             self.growing[cid] = bid
+            self.begun.append((self.kernel.bursts[bid], list(self.expected[cid])))
 
     @rule(context=contexts)
     def finish(self, context):
@@ -252,6 +274,37 @@ class KernelMachine(RuleBasedStateMachine):
                 assert context.tokens == self.expected[cid] + output
 
     @invariant()
+    def outputs(self):
+        """A burst puts out what the device says one token at a time, up to a stop or its end, and no guess."""
+        for burst, before in self.begun:
+            output = burst.output
+            said = [self.device.next(before + output[:i], burst.sampling) for i in range(len(output))]
+            assert output == said
+            assert len(output) <= burst.max_tokens
+            assert not burst.stop_ids.intersection(output[:-1])
+
+    @invariant()
+    def charges(self):
+        """Every token in a context has been charged once, and one for each row under way: guesses only once they stand."""
+        flying = sum(row.sampling is not None for row in self.flying.rows) if self.flying is not None else 0
+        made = sum(len(burst.output) for burst, _ in self.begun)
+        assert self.kernel.table.init.usage.tree_tokens == self.appended + made + flying
+        for name, scheduler in self.kernel.schedulers.items():
+            assert scheduler.right <= min(scheduler.guessed, scheduler.decoded), name
+
+    @invariant()
+    def sealed(self):
+        """A page that the prefix index names holds the tokens whose key it has, on the device and in the host tier."""
+        memory = self.kernel.schedulers["dummy"].memory
+        for context in self.kernel.contexts.values():
+            for i, page in enumerate(context.pages[: context.computed // 4]):
+                if page.key is not None and not page.copying:
+                    assert page.key == context.key(i)
+                    held = (Tier.DEVICE, page.device) if page.device >= 0 else (Tier.HOST, page.host)
+                    assert self.device.frame(*held) == context.tokens[4 * i : 4 * i + 4]
+        assert all(page.key == key for key, page in memory.index.items())
+
+    @invariant()
     def accounts(self):
         """The parts of the wall time add up to the whole."""
         for process in self.kernel.table.all.values():
@@ -311,6 +364,12 @@ class MortalMachine(KernelMachine):
     last_breath = False
 
 
+class QuotingMachine(KernelMachine):
+    """Guesses are made, and come true or not."""
+
+    kind = Parrot
+
+
 SETTINGS = settings(
     max_examples=40,
     stateful_step_count=60,
@@ -324,3 +383,5 @@ TestFcfs = FcfsMachine.TestCase
 TestFcfs.settings = SETTINGS
 TestMortal = MortalMachine.TestCase
 TestMortal.settings = SETTINGS
+TestQuoting = QuotingMachine.TestCase
+TestQuoting.settings = SETTINGS

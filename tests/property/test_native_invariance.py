@@ -123,7 +123,7 @@ class World:
             end = context.stored
             rows.append(Row(index, (context.tokens[end - 1],), end - 1, tuple(context.frames), False, how, tuple(context.tokens[:end])))
         outcome = self.device.execute(Step(1, tuple(rows)))
-        logprobs = outcome.logprobs or (None,) * len(rows)
+        logprobs = outcome.logprobs or ((),) * len(rows)
         return [(token, log, row.history, how) for token, log, row, (_, how) in zip(outcome.tokens, logprobs, rows, sampled, strict=True)]
 
 
@@ -196,7 +196,7 @@ def test_every_context_says_what_it_says_alone(
         for (token, log, _, how), (_, _, row) in zip(world.sample([(number, how) for number, how, _ in last]), last, strict=True):
             outcome = single.execute(Step(2, (replace(row, sampling=how),)))
             assert outcome.tokens == (token,)
-            assert (outcome.logprobs[0] if outcome.logprobs else None) == log
+            assert (outcome.logprobs[0] if outcome.logprobs else ()) == log
     finally:
         world.device.close()
         single.close()

@@ -73,8 +73,7 @@ class Frontend:
         outputs: list[list[int]] = [[] for _ in contexts]
         for _ in range(count):
             outcome = self.step([self.row(context, sampling=sampling) for context in contexts])
-            for context, output, token in zip(contexts, outputs, outcome.tokens, strict=True):
-                assert token is not None
+            for context, output, (token,) in zip(contexts, outputs, outcome.tokens, strict=True):
                 context.tokens.append(token)
                 output.append(token)
         return outputs

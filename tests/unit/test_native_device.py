@@ -115,10 +115,10 @@ def test_the_last_norm_and_the_head(opened: Opener) -> None:
         normed = x / np.sqrt((x * x).mean() + shape.norm_epsilon) * weights["model.norm.weight"]
         logits = rounded(weights["lm_head.weight"]) @ rounded(normed)
         outcome = one.execute(Step(1, (whole((token,), sampling=Sampling(logprobs=20)),)))
-        found = dict(outcome.logprobs[0].top)  # type: ignore[union-attr]
+        found = dict(outcome.logprobs[0][0].top)
         expected = logits - np.log(np.exp(logits).sum())
         assert [found[index] for index in range(20)] == pytest.approx(expected.tolist(), abs=2e-2)
-        assert outcome.tokens == (int(logits.argmax()),)
+        assert outcome.tokens == ((int(logits.argmax()),),)
 
 
 def test_gate_and_up(opened: Opener) -> None:

@@ -230,12 +230,11 @@ def test_greedy_picks_the_greatest_of_the_logits(opened: Opener, name: str, kind
     logits = one.logits(rows)
     assert logits.shape == (5, shape.vocabulary)
     outcome = one.execute(Step(1, tuple(row(each.tokens, each.frames[0], sampling=GREEDY) for each in rows)))
-    assert list(outcome.tokens) == logits.argmax(1).tolist()
+    assert [token for (token,) in outcome.tokens] == logits.argmax(1).tolist()
     outcome = one.execute(Step(2, tuple(row(each.tokens, each.frames[0], sampling=Sampling(logprobs=3)) for each in rows)))
     wide_logits = logits.astype(np.float64)
     logs = wide_logits - np.log(np.exp(wide_logits).sum(1, keepdims=True))
-    for found, expected in zip(outcome.logprobs, logs, strict=True):
-        assert found is not None
+    for (found,), expected in zip(outcome.logprobs, logs, strict=True):
         assert found.chosen == pytest.approx(expected.max(), abs=1e-5)
         assert [token for token, _ in found.top] == np.argsort(-expected, kind="stable")[:3].tolist()
 

@@ -36,6 +36,8 @@ EXPLANATION = Explanation(
     prefill_tokens=1000,
     cached_tokens=24,
     decode_tokens=64,
+    guessed_tokens=40,
+    right_tokens=30,
     bursts=1,
     preemptions=0,
 )
