@@ -56,6 +56,7 @@ async def boot(
     host_memory: int | None = None,
     threads: int | None = None,
     kv: Literal["bf16", "int8"] | None = None,
+    speculate: bool | None = None,
     preload: bool = True,
 ) -> AsyncIterator[System]:
     """Boot the system in this program; its loop is where programs run. Gives the host process.
@@ -66,7 +67,7 @@ async def boot(
     """
     settings = read_settings(
         model=model, home=home, policy=policy, device=device, seed=seed,
-        device_memory=device_memory, host_memory=host_memory, threads=threads, kv=kv,
+        device_memory=device_memory, host_memory=host_memory, threads=threads, kv=kv, speculate=speculate,
     )  # fmt: skip
     catalogue = await anyio.to_thread.run_sync(_catalogue, settings, model)
     async with attach(settings, catalogue, preload=preload) as system:
