@@ -26,7 +26,7 @@ HOPE = 0.5
 """Chance that a guess comes true, before any has been made."""
 HASTE = 0.125
 """How far one guess moves what is believed of the next."""
-RELIEF = 1 / 256
+RELIEF = 1 / 1024
 """How far a guess that was not worth making moves it back to HOPE: a text that begins to repeat itself is found out."""
 
 

@@ -350,7 +350,7 @@ class Scheduler(Residence):
     def _failed(self, flight: Flight, reason: str, now: float) -> None:
         """Nothing of the step may be used: what it wrote is dropped, each of its rows is tried again alone."""
         self.failures += 1
-        alone = len(flight.bursts) + len(flight.paging) == 1
+        alone = len(flight.bursts) + len(flight.paging) == 1 and not any(row.guesses for row in flight.step.rows)
         for burst in (*flight.bursts, *flight.paging):
             self._release(burst, now)
         for burst, row in zip(flight.bursts, flight.step.rows, strict=True):

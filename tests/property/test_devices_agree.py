@@ -8,6 +8,8 @@ earlier step and is no longer true would show.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,10 +25,12 @@ from llmos.drivers.cpu.device import NativeDevice
 from llmos.drivers.reference import ReferenceDevice
 from llmos.drivers.torch_cpu import TorchDevice
 from llmos.drivers.weights import Checkpoint, Weight
-from llmos.kernel.device import Device, Geometry, Outcome, Sampling, Step
+from llmos.kernel.device import Device, Geometry, Outcome, Row, Sampling, Step
+from llmos.kernel.errno import DeviceFailed
 
 VOCABULARY = 48
 WATCHED = Sampling(logprobs=4)
+HOWS = (WATCHED, Sampling(temperature=0.9, seed=3, repetition_penalty=1.4, logprobs=2), Sampling(temperature=1.1, top_k=9, top_p=0.9))
 NATIVE_TOLERANCE = 0.5
 """Of log-probabilities between -5 and 0: weights, activations and KV in bfloat16."""
 
@@ -105,6 +109,21 @@ class Machine(RuleBasedStateMachine):
         if contexts and self.room(sum(len(context.tokens) - context.stored + steps for context in contexts)):
             self.frontend.generate(contexts, steps, WATCHED)
 
+    @precondition(lambda self: any(context.stored < len(context.tokens) < 90 for context in self.contexts))
+    @rule(data=st.data(), guesses=st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=6), how=st.sampled_from(HOWS))
+    def verify(self, data: st.DataObject, guesses: list[int], how: Sampling) -> None:
+        """A context verifies guesses beside another that decodes; what stands is kept, and what does not is overwritten later."""
+        context, *others = data.draw(st.permutations([one for one in self.contexts if one.stored < len(one.tokens) < 90]))
+        if not self.room(sum(len(one.tokens) - one.stored + 6 for one in (context, *others[:1]))):
+            return
+        rows = [self.frontend.guess(context, guesses, how), *(self.frontend.row(one, sampling=WATCHED) for one in others[:1])]
+        sampled, *more = self.frontend.step(rows).tokens
+        right = next((place for place, guess in enumerate(guesses) if guess != sampled[place]), len(guesses))
+        context.stored += right
+        context.tokens += sampled[: right + 1]
+        for one, tokens in zip(others, more, strict=False):
+            one.tokens += tokens
+
     @precondition(lambda self: self.contexts)
     @rule(data=st.data(), chunk=st.integers(1, 9))
     def prefill(self, data: st.DataObject, chunk: int) -> None:
@@ -134,6 +153,42 @@ class Machine(RuleBasedStateMachine):
     def drop(self, data: st.DataObject) -> None:
         context = self.contexts.pop(data.draw(st.integers(0, len(self.contexts) - 1)))
         self.frontend.give(context.frames)
+
+
+DEVICES = {
+    "torch": lambda: TorchDevice(checkpoint(None, 16), name="torch", frames=20, page_slots=16, dtype="fp32", threads=1),
+    "reference": lambda: ReferenceDevice(checkpoint(None, 16), name="reference", frames=20, page_slots=16),
+    "native": lambda: NativeDevice(compiled(), checkpoint(None, 16), name="native", frames=20, page_slots=16, threads=2),
+}
+
+
+@pytest.mark.parametrize("wrong", [0, 2, 5])
+@pytest.mark.parametrize("how", HOWS, ids=["greedy", "penalty", "filters"])
+@pytest.mark.parametrize("kind", DEVICES)
+def test_guesses_are_judged_by_what_decoding_one_at_a_time_says(kind: str, how: Sampling, wrong: int) -> None:
+    """Up to the first wrong one, whatever comes after it; with the log-probabilities, and beside another row."""
+    device = DEVICES[kind]()
+    try:
+        frontend, prompt = Frontend(device), [token % VOCABULARY for token in range(3, 60, 5)]
+        (said,) = frontend.generate([Context(list(prompt))], 6, how)
+        context, other = Context(list(prompt)), Context(prompt[:4])
+        guesses = [*said[:wrong], (said[wrong] + 1) % VOCABULARY, *said[wrong + 1 : 5]][:5]
+        outcome = frontend.step([frontend.row(other, sampling=None), frontend.guess(context, guesses, how)])
+        assert [len(tokens) for tokens in outcome.tokens] == [0, 6]
+        assert outcome.tokens[1][: wrong + 1] == tuple(said[: wrong + 1])
+        assert [len(logs) for logs in outcome.logprobs] == ([0, 6] if how.logprobs else [])
+    finally:
+        device.close()
+
+
+@pytest.mark.parametrize("changes", [{"guesses": 3}, {"guesses": -1}, {"guesses": 1, "sampling": None}, {"guesses": 1, "store": False}])
+def test_a_row_that_cannot_hold_guesses_is_refused(changes: dict[str, Any]) -> None:
+    row = replace(Row(1, (1, 2, 3), 0, (0,), sampling=WATCHED), **changes)
+    for kind in DEVICES:
+        device = DEVICES[kind]()
+        with pytest.raises(DeviceFailed, match="guesses"):
+            device.execute(Step(1, (row,)))
+        device.close()
 
 
 class NativeMachine(Machine):

@@ -78,6 +78,14 @@ class Frontend:
                 output.append(token)
         return outputs
 
+    def guess(self, context: Context, guesses: Sequence[int], sampling: Sampling = GREEDY) -> Row:
+        """A row that computes what is not stored, which must be something, and verifies guesses."""
+        row = self.row(context, sampling=sampling)
+        end = len(context.tokens) + len(guesses)
+        self.cover(context, end)
+        frames = tuple(context.frames[: -(-end // self.slots)])
+        return replace(row, tokens=row.tokens + tuple(guesses), frames=frames, guesses=len(guesses))
+
     def fork(self, context: Context) -> tuple[Context, list[Copy]]:
         """A twin that shares every full page; the copy of the last, partly filled one."""
         full = context.stored // self.slots
