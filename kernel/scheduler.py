@@ -286,8 +286,7 @@ class Scheduler(Residence):
         right = next((i for i, guess in enumerate(guesses) if guess != sampled[i]), len(guesses))
         if burst.lookup is not None:
             burst.lookup.verified(len(guesses), right)
-        most = min(burst.max_tokens - len(burst.output), 1 + burst.process.tokens_left(right))
-        tokens = sampled[: min(right + 1, most)]
+        tokens = sampled[: min(burst.max_tokens - len(burst.output), 1 + burst.process.tokens_left(right))]
         return tokens[: next((i for i, token in enumerate(tokens, 1) if token in burst.stop_ids), len(tokens))]
 
     def _bill(self, burst: Burst, row: Row, sampled: int) -> None:
