@@ -279,14 +279,14 @@ class Scheduler(Residence):
             self._unblock(self.fills.sealed(key), now)
 
     def _standing(self, burst: Burst, row: Row, sampled: tuple[int, ...]) -> tuple[int, ...]:
-        """The tokens that decoding one at a time would have come to: up to the first that was guessed wrong, and to where it ends."""
+        """The tokens that decoding one at a time would have come to: up to the first that was guessed wrong, a limit, or a stop."""
         if not row.guesses or burst.done:
             return sampled[:1]
         guesses = row.tokens[-row.guesses :]
         right = next((i for i, guess in enumerate(guesses) if guess != sampled[i]), len(guesses))
         if burst.lookup is not None:
             burst.lookup.verified(len(guesses), right)
-        tokens = sampled[: min(burst.max_tokens - len(burst.output), 1 + burst.process.tokens_left(right))]
+        tokens = sampled[: 1 + burst.process.tokens_left(right)]
         return tokens[: next((i for i, token in enumerate(tokens, 1) if token in burst.stop_ids), len(tokens))]
 
     def _bill(self, burst: Burst, row: Row, sampled: int) -> None:
