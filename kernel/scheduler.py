@@ -24,7 +24,7 @@ from .burst import Burst, State
 from .context import Context
 from .device import Geometry, Logprobs, Outcome, Retired, Row, Step
 from .errno import DeviceFailed, Panic
-from .lookup import Lookup
+from .lookup import HOPE, Lookup
 from .param import Params
 from .policy import Policy
 from .residence import Residence
@@ -222,17 +222,18 @@ class Scheduler(Residence):
         cost, budget, new = self.geometry.guess_cost, self.geometry.max_tokens, self.params.lookup
         planned = sum([len(row.tokens) for row in rows])
         for index, burst in enumerate(flown):
-            context, row = burst.context, rows[index]
-            if burst.prefilling or not row.store or planned >= budget:
+            price = planned * cost / (1 + (planned - 1) * cost)
+            if burst.prefilling or planned >= budget or (burst.lookup is None and price >= HOPE):
                 continue
             if burst.lookup is None:
                 burst.lookup = Lookup()
-            new -= burst.lookup.learn(context.tokens, new)
+            tokens, row = burst.context.tokens, rows[index]
+            new -= burst.lookup.learn(tokens, new)
             most = min(self.params.guesses, budget - planned, burst.max_tokens - len(burst.output) - 1)
-            guesses = burst.lookup.guess(context.tokens, most, planned * cost / (1 + (planned - 1) * cost))
+            guesses = burst.lookup.guess(tokens, most, price) if row.store else ()
             count = self._cover(burst, row.position + 1 + len(guesses)) - row.position - 1 if guesses else 0
             if count > 0:
-                rows[index] = replace(row, tokens=row.tokens + tuple(guesses[:count]), guesses=count, frames=context.frames)
+                rows[index] = replace(row, tokens=row.tokens + tuple(guesses[:count]), guesses=count, frames=burst.context.frames)
                 planned += count
 
     def _cover(self, burst: Burst, end: int) -> int:

@@ -8,7 +8,7 @@ from machine import Machine
 from llmos.drivers.dummy import DummyDevice
 from llmos.kernel.burst import Burst
 from llmos.kernel.context import Context
-from llmos.kernel.device import Row, Step, StepFailed, Tier
+from llmos.kernel.device import Row, Sampling, Step, StepFailed, Tier
 from llmos.kernel.errno import QuotaExceeded
 from llmos.kernel.param import Params
 from llmos.kernel.process import Limits
@@ -248,6 +248,15 @@ def test_whatever_ends_it_in_flight_leaves_nothing(what) -> None:
     assert len(context.pages) == (0 if context.closed else 3)
     assert len(m.memory.device.free) >= free
     assert m.kernel.table.init.usage.tree_tokens == len(PROMPT) + 1
+
+
+def test_a_repetition_penalty_knows_the_guesses_before() -> None:
+    """The device refuses a history that is not the context's: one for each guess."""
+    m = machine()
+    _, burst = begin(m, 30, sampling=Sampling(repetition_penalty=2.0))
+    m.run()
+    assert len(burst.output) == 30
+    assert burst.process.usage.right_tokens
 
 
 def test_a_fork_in_flight_has_no_guess() -> None:
