@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from llmos.drivers.dummy import DummyDevice
 from llmos.kernel.device import GREEDY, Step
@@ -29,6 +30,10 @@ from llmos.kernel.signal import Signal
 ROOT = Path(__file__).resolve().parent.parent
 INIT = 1
 RUNNING, BLOCKED, MANY, CROWD = 64, 1_000, 10_000, 200
+FEW = 8
+"""Running processes of which each has guesses."""
+GUESS_COST, WARM = 0.03, 60
+"""Of a step of one token, as measured with AMX; and steps until a context repeats itself."""
 PROMPT = 256
 """Tokens of a running process before it generates."""
 PAUSED = 48
@@ -77,7 +82,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 class Rig:
     """A kernel and its dummy device, driven by hand under a virtual clock."""
 
-    def __init__(self, **device: int) -> None:
+    def __init__(self, **device: Any) -> None:
         self.device = DummyDevice(**{"frames": 16_384, "host_frames": 0, "vocabulary": 1_000} | device)
         self.kernel = Kernel()
         self.kernel.attach(self.device.geometry)
@@ -149,15 +154,15 @@ class Rig:
         return self.kernel.statistics().devices[0].copied
 
 
-def measure_steps(rig: Rig, steps: int) -> Sample:
+def measure_steps(rig: Rig, steps: int, rows: int = RUNNING) -> Sample:
     """Plan and retire full batches."""
     plans, retires = [], []
     for _ in range(steps):
         start = time.perf_counter()
         step = rig.plan()
         plans.append(time.perf_counter() - start)
-        if len(step.rows) != RUNNING:
-            raise RuntimeError(f"step {step.number} has {len(step.rows)} rows, not {RUNNING}")
+        if len(step.rows) != rows:
+            raise RuntimeError(f"step {step.number} has {len(step.rows)} rows, not {rows}")
         retires.append(rig.retire(step))
     return {
         "plan": statistics.median(plans) * 1e3,
@@ -181,6 +186,16 @@ def memory_pressure(steps: int) -> Sample:
     rig.blocked(BLOCKED)
     rig.running(RUNNING, tokens=steps + 10)
     return measure_steps(rig, steps)
+
+
+def guessing(steps: int, rows: int) -> Sample:
+    """On a device that repeats itself, where a token more in a step costs what it does on a CPU."""
+    rig = Rig(memory=1, guess_cost=GUESS_COST)
+    steps = min(steps, 100)  # quotes are long: a step may bring 16 tokens of each
+    rig.running(rows, tokens=16 * (steps + WARM) + 10)
+    for _ in range(WARM):
+        rig.retire(rig.plan())
+    return measure_steps(rig, steps, rows)
 
 
 def crowd(steps: int) -> Sample:
@@ -266,10 +281,12 @@ def kill_in_flight() -> Sample:
 
 def figures(repeats: int, steps: int) -> list[Figure]:
     """Every measurement, `repeats` times, in turns so that a noisy minute falls on all of them."""
-    blocked, pressed, crowded, many, forked, killed = [], [], [], [], [], []
+    blocked, pressed, full_guesses, few_guesses, crowded, many, forked, killed = [], [], [], [], [], [], [], []
     for _ in range(repeats):
         blocked.append(blocked_processes(steps))
         pressed.append(memory_pressure(steps))
+        full_guesses.append(guessing(steps, RUNNING))
+        few_guesses.append(guessing(steps, FEW))
         crowded.append(crowd(steps))
         many.append(many_processes(steps))
         forked.append(forks())
@@ -287,6 +304,9 @@ def figures(repeats: int, steps: int) -> list[Figure]:
         figure("    95th percentile", "ms", blocked, "retire p95"),
         figure("plan a step, three quarters of the blocked swapped out", "ms", pressed, "plan"),
         figure("    95th percentile", "ms", pressed, "plan p95"),
+        figure(f"plan a step, {RUNNING} running on a device that takes guesses", "ms", full_guesses, "plan", 1.0),
+        figure(f"plan a step, {FEW} running, each with guesses", "ms", few_guesses, "plan", 1.0),
+        figure(f"retire a step, {FEW} running, each with guesses", "ms", few_guesses, "retire"),
         figure(f"plan a step, {RUNNING} running, {CROWD} ready without room", "ms", crowded, "plan", 1.0),
         figure("    95th percentile", "ms", crowded, "plan p95"),
         figure(f"spawn, up to {full}", "us", many, "spawn"),

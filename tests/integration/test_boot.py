@@ -14,6 +14,7 @@ import anyio
 import pytest
 
 import llmos
+from llmos.drivers.dummy import DummyDevice
 from llmos.kernel.errno import DeviceFailed
 from llmos.services.init.boot import attach
 from llmos.services.init.catalogue import DummyCatalogue
@@ -173,6 +174,25 @@ async def test_a_model_that_does_not_load_is_told_and_tried_again(tmp_path: Path
             with pytest.raises(kind):
                 await system.open()
         assert (await system.open()).model == "dummy"
+
+
+class Repeating(DummyCatalogue):
+    """A model that soon repeats itself, on a device that takes guesses."""
+
+    def load(self, name: str) -> LoadedModel:
+        return LoadedModel(DummyDevice(name, vocabulary=self.VOCABULARY, memory=1, guess_cost=0.01), super().load(name).text)
+
+
+@pytest.mark.parametrize("word", ["off", "on", None])
+async def test_speculation_is_on_unless_it_is_switched_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str | None) -> None:
+    if word is not None:
+        monkeypatch.setenv("LLMOS_SPECULATE", word)
+    async with attach(read_settings(home=tmp_path, device="dummy"), Repeating("dummy"), preload=False) as system:
+        context = await system.open()
+        await context.generate(text="once", max_tokens=120, ignore_stop=True)
+        explained = await system.explain(system.pid)
+    assert explained.decode_tokens == 120
+    assert (explained.guessed_tokens > 0) == (explained.right_tokens > 0) == (word != "off")
 
 
 async def test_a_broken_invariant_brings_everything_down_and_says_so(boot: Boot, caplog: pytest.LogCaptureFixture) -> None:

@@ -384,4 +384,4 @@ TestFcfs.settings = SETTINGS
 TestMortal = MortalMachine.TestCase
 TestMortal.settings = SETTINGS
 TestQuoting = QuotingMachine.TestCase
-TestQuoting.settings = SETTINGS
+TestQuoting.settings = settings(SETTINGS, max_examples=80)

@@ -8,6 +8,7 @@ import pytest
 
 from llmos.drivers.dummy_text import END, TURN
 from llmos.kernel.errno import Cancelled, DeviceFailed, InvalidArgument, QuotaExceeded, TooLong, TryAgain
+from llmos.kernel.param import Params
 
 from .hand import Hand
 
@@ -263,6 +264,31 @@ def test_a_device_that_fails_is_told_to_its_caller_only(hand: Hand) -> None:
     assert len(boxes[0].result.tokens) == 3
     with pytest.raises(DeviceFailed):
         _ = boxes[1].result
+    hand.check()
+
+
+@pytest.mark.parametrize("speculate", [False, True])
+def test_a_stop_string_among_tokens_that_come_at_once(speculate: bool) -> None:
+    """What the same step brought after it is in no reply, in no context, and charged to nobody."""
+    hand = Hand(Params(speculate=speculate), memory=1, guess_cost=0.01)
+    hand.device.next = lambda context, sampling: ord("a") + (context[-1] + 1) % 13  # type: ignore[method-assign]
+    context = hand.open(user="hi")
+    whole = hand.call(hand.host, "generate", context=context, max_tokens=60, ignore_stop=True)
+    explained = hand.call(hand.host, "explain", pid=hand.host)
+    assert (explained.right_tokens > 20) == speculate
+    used = hand.kernel.table.get(hand.host).usage.tree_tokens
+    other = hand.open(user="hi")
+    given = hand.kernel.table.get(hand.host).usage.tree_tokens - used
+    before = tokens(hand, other)
+    reply = hand.call(hand.host, "generate", context=other, max_tokens=60, stop=[whole.text[35:38]])
+    end = whole.text.index(whole.text[35:38])
+    assert reply.text == whole.text[:end]
+    assert reply.reason == "stop"
+    assert reply.usage.tokens == end + 3
+    assert list(reply.tokens) == list(whole.tokens[: end + 3])
+    assert reply.length == len(tokens(hand, other))
+    assert hand.kernel.table.get(hand.host).usage.tree_tokens == used + given + reply.usage.added_tokens + end + 3
+    assert tokens(hand, other)[: len(before)] == before
     hand.check()
 
 

@@ -89,7 +89,7 @@ def test_explain_shows_parts_of_the_whole_and_causes() -> None:
     assert rows["decode"][1:3] == ["1.000s", "50%"]
     assert rows["queued"][1:3] == ["0.250s", "12%"]
     assert "queued: the step was full" in text
-    assert "1,000 read, 24 found in the cache, 64 written" in text
+    assert "1,000 read, 24 found in the cache, 64 written, 30 of them guessed before (40 guesses)" in text
 
 
 def test_explain_of_a_process_just_born() -> None:
