@@ -188,11 +188,12 @@ int roofline_attention(int threads, int heads, int kv_heads, int width, int slot
     return llmos::guarded([&] {
         llmos::Pool pool(threads);
         const int pages = (position + tokens + slots - 1) / slots;
-        llmos::Cache cache{nullptr, layers, kv_heads, width, slots};
-        llmos::Buffer<llmos::bf16> data(cache.page() * pages * rows), queries(std::size_t(rows) * tokens * heads * width);
-        pool.run(pages * rows, [&](int page) { llmos::noise(data.get() + cache.page() * page, cache.page(), 1.0f); });
+        llmos::Cache cache{nullptr, layers, kv_heads, width, slots, false};
+        const std::size_t page_numbers = cache.part() / sizeof(llmos::bf16) * kv_heads * layers;
+        llmos::Buffer<llmos::bf16> data(page_numbers * pages * rows), queries(std::size_t(rows) * tokens * heads * width);
+        pool.run(pages * rows, [&](int page) { llmos::noise(data.get() + page_numbers * page, page_numbers, 1.0f); });
         llmos::noise(queries.get(), std::size_t(rows) * tokens * heads * width, 0.125f);
-        cache.data = data.get();
+        cache.data = reinterpret_cast<std::uint8_t*>(data.get());
         std::vector<std::int32_t> frames(std::size_t(pages) * rows);
         for (std::size_t i = 0; i < frames.size(); i++) frames[i] = std::int32_t(i);
         std::vector<llmos::Row> given;

@@ -40,12 +40,13 @@ class Llmos:
     def __init__(self, peers: Path, options: dict[str, str]) -> None:
         self.options = dict(options)
         self.model = self.options.pop("model", "smollm2")
+        self.speculate = self.options.pop("speculate", "off") == "on"  # no peer guesses: like for like
 
     async def start(self) -> None:
         for weights in QUANTIZED:  # a tag of the store, made if it is not there
             if self.model.endswith(f"-{weights}"):
                 library(read_settings().home).quantize(self.model.removesuffix(f"-{weights}"), weights)
-        self.booting = llmos.boot(model=self.model, threads=THREADS, **self.options)
+        self.booting = llmos.boot(model=self.model, threads=THREADS, speculate=self.speculate, **self.options)
         self.system = await self.booting.__aenter__()
 
     async def stop(self) -> None:
