@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+pytest.importorskip("torch")
+
 import torch
 import transformers
 from contexts import Context, Frontend
@@ -18,7 +21,7 @@ from llmos.drivers.torch_cpu import TorchDevice
 from llmos.drivers.weights import Checkpoint
 from llmos.kernel.device import Device
 
-from .conftest import Golden
+from .models import Golden
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(900)]
 

@@ -8,6 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
+pytest.importorskip("torch")
+
 import torch
 from contexts import Context, Frontend
 from native import compiled
@@ -18,7 +21,26 @@ from llmos.drivers.reference import ReferenceDevice
 from llmos.drivers.torch_cpu import TorchDevice
 from llmos.kernel.device import Copy, Row, Sampling, Step, Tier
 
-from .conftest import FAMILIES, VOCABULARY, Golden
+from .models import FAMILIES, VOCABULARY, Golden, make
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Golden]:
+    """Makes a family's model once."""
+    made: dict[str, Golden] = {}
+
+    def once(name: str) -> Golden:
+        if name not in made:
+            made[name] = make(name, tmp_path_factory.mktemp(name))
+        return made[name]
+
+    return once
+
+
+@pytest.fixture(scope="session", params=list(FAMILIES))
+def golden(request: pytest.FixtureRequest, build: Callable[[str], Golden]) -> Golden:
+    """Every family in turn."""
+    return build(request.param)
 
 
 def torch_device(golden: Golden, slots: int = 8, dtype: str = "fp32") -> TorchDevice:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+
+pytest.importorskip("torch")
+
 import torch
 
 pytest.importorskip("triton", reason="the extra `gpu` is not installed")

@@ -13,6 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+pytest.importorskip("torch")
+
 from contexts import Context, Frontend
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st

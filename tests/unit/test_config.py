@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import transformers
+from needs import needs_torch
 from tiny import config_json
 
 from llmos.drivers import config as limits
@@ -25,6 +26,7 @@ def gguf_values(architecture: str = "llama", **changes: Any) -> dict[str, Any]:
     return {"general.architecture": architecture} | {f"{architecture}.{key}": value for key, value in values.items() if value is not None}
 
 
+@needs_torch
 @pytest.mark.parametrize("family", FAMILIES)
 def test_weights_are_those_transformers_has(family: str) -> None:
     json = config_json(family, attention_bias=family != "qwen2", mlp_bias=True)
@@ -48,6 +50,7 @@ def test_missing_keys_mean_what_they_mean_to_transformers(family: str, missing: 
     assert ours.tied == theirs.tie_word_embeddings
 
 
+@needs_torch
 @pytest.mark.parametrize(
     "parameters",
     [

@@ -11,13 +11,13 @@ import pytest
 from native import checkpoint, compiled
 from native import config as native_config
 from native import random_weights as native_weights
+from needs import needs_torch
 from tiny import config_json, random_weights, write_directory, write_gguf
 
 from llmos.drivers.checkpoint import open_checkpoint
 from llmos.drivers.config import config_from_hf
 from llmos.drivers.cpu.device import NativeDevice
 from llmos.drivers.examine import examine
-from llmos.drivers.torch_cpu import TorchDevice
 from llmos.kernel.errno import AlreadyExists, BadFormat, IntegrityError, InvalidArgument, NotFound, NotPermitted, NotSupported
 from llmos.services.init import cpu
 from llmos.services.init.settings import Settings, read_settings
@@ -255,7 +255,10 @@ def test_a_tokenizer_that_cannot_be_read_closes_the_device(library: Library, mod
     assert len(closed) == 1
 
 
+@needs_torch
 def test_weights_that_cannot_be_had_are_said_to_be_plain(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    from llmos.drivers.torch_cpu import TorchDevice
+
     def no_compiler(*_: object) -> None:
         raise NotSupported("there is no C++ compiler")
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 from native import ISAS, checkpoint, compiled, config, random_weights
+from needs import needs_torch
 
 from llmos.drivers.cpu import compiler
 from llmos.drivers.cpu.compiler import Compiled, Isa, compile_native, supported
 from llmos.drivers.cpu.device import NativeDevice
 from llmos.drivers.cpu.native import Native
-from llmos.drivers.torch_cpu import TorchDevice
 from llmos.kernel.errno import InvalidArgument, NotSupported
 from llmos.services.init import cpu
 from llmos.services.init.settings import Settings, read_settings
@@ -191,7 +191,10 @@ def settings(**given: object) -> Settings:
     return read_settings(device="cpu", device_memory=1 << 20, host_memory=1 << 20, threads=1, **given)
 
 
+@needs_torch
 def test_where_nothing_compiles_torch_runs_and_one_line_says_why(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    from llmos.drivers.torch_cpu import TorchDevice
+
     def no_compiler(*_: object, **__: object) -> None:
         raise NotSupported("there is no C++ compiler; install one")
 
@@ -208,7 +211,10 @@ def test_where_nothing_compiles_torch_runs_and_one_line_says_why(monkeypatch: py
     one.close()
 
 
+@needs_torch
 def test_a_model_that_only_torch_can_run(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    from llmos.drivers.torch_cpu import TorchDevice
+
     monkeypatch.setattr(cpu, "compile_native", lambda *_: compiled())
     shape = config(head_width=24)
     one = cpu.open_device("narrow", checkpoint(shape, random_weights(shape)), settings())
@@ -244,6 +250,7 @@ def test_pages_in_levels_are_nearly_twice_as_many(monkeypatch: pytest.MonkeyPatc
         one.close()
 
 
+@needs_torch
 def test_where_torch_runs_pages_are_plain_and_a_line_says_so(caplog: pytest.LogCaptureFixture) -> None:
     shape = config()
     plain, asked = (

@@ -6,6 +6,9 @@ import math
 
 import numpy as np
 import pytest
+
+pytest.importorskip("torch")
+
 import torch
 from native import ISAS, Floats, Functions, functions
 

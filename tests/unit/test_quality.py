@@ -6,6 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+pytest.importorskip("torch")
+
 from native import compiled
 from tiny import config_json, random_weights, write_gguf
 

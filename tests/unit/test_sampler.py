@@ -7,6 +7,9 @@ import random
 
 import numpy as np
 import pytest
+
+pytest.importorskip("torch")
+
 import torch
 import transformers
 

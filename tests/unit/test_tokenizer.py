@@ -11,6 +11,7 @@ import pytest
 from gguf import GGMLQuantizationType as Kind
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from needs import needs_torch
 from tiny import CHATML, CORPUS, SPECIALS, TEXTS, byte_level, config_json, gguf_metadata, random_weights, write_directory, write_gguf
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import LlamaTokenizer, PreTrainedTokenizerFast
@@ -543,6 +544,7 @@ def test_models_without_steps_between(tmp_path: Path) -> None:
     assert ours.encode("x") == Tokenizer.from_str(json.dumps(description)).encode("x").ids
 
 
+@needs_torch
 @pytest.mark.model
 def test_the_default_model_encodes_as_transformers(default_model: Path, default_cache: Path) -> None:
     from transformers import AutoTokenizer

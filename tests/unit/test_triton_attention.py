@@ -15,6 +15,9 @@ from typing import Any
 
 import numpy
 import pytest
+
+pytest.importorskip("torch")
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
