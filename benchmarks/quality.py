@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
         return lambda: NativeDevice(compiled, checkpoint, name="quality", frames=frames, threads=2, weights=weights, kv=kv)  # type: ignore[arg-type]
 
     variants = {"torch fp32": torch_device("fp32"), "torch bf16": torch_device("bf16")}
-    variants |= {f"native {weights} ({compiled.isa})": native(weights) for weights in ("bf16", "int8")}
+    variants |= {f"native {weights} ({compiled.isa})": native(weights) for weights in ("bf16", "int8", "w8a8")}
     variants |= {f"native bf16, kv int8 ({compiled.isa})": native("bf16", "int8")}
     rows = list[dict[str, float | str]]()
     reference, continuations = list[Floats](), list[list[int]]()

@@ -44,7 +44,8 @@ struct Linear {
         const Matrix& m = matrices[0];
         switch (m.form) {
             case Form::PAIRS: return double(m.blocks()) * m.block_size() * sizeof(bf16);
-            case Form::LEVELS: return double(m.blocks()) * m.block_size() + m.padded_out() * sizeof(float);
+            case Form::LEVELS:
+            case Form::WIDE_LEVELS: return double(m.blocks()) * m.block_size() + m.padded_out() * sizeof(float);
             default: return double(m.group(m.blocks(), 0) - m.group(0, 0));
         }
     }

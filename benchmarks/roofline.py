@@ -34,11 +34,13 @@ ROWS = (1, 4, 8, 32, 128, 512)
 HEAD_ROWS = 128
 """The head is computed for rows that want a token: no more than this come together."""
 SLOTS = 16
-BITS = {"bf16": 16, "int8": 8, "4-bit groups": 8, "8-bit groups": 8}
+BITS = {"bf16": 16, "int8": 8, "w8a8": 8, "4-bit groups": 8, "8-bit groups": 8}
 """About, of a weight: how many copies make a working set."""
-ARITHMETIC = {"bf16": "bf16", "int8": "int8", "4-bit groups": "bf16", "8-bit groups": "bf16"}
+ARITHMETIC = {"bf16": "bf16", "int8": "int8", "w8a8": "int8", "4-bit groups": "bf16", "8-bit groups": "bf16"}
 """What is multiplied in the end: the ceiling that holds."""
-FORMATS: dict[str, int] = {"bf16": 0, "int8": 1, "4-bit groups": 2, "8-bit groups": 3}
+PLANES = {"int8": 2}
+"""How often a weight is multiplied where it is not once: activations of 16 bits are two planes of 8."""
+FORMATS: dict[str, int] = {"bf16": 0, "int8": 4, "w8a8": 1, "4-bit groups": 2, "8-bit groups": 3}
 """A format of weights and its number in roofline.cpp (Linear::Format); also what its products are counted against: Ceilings."""
 
 
@@ -52,7 +54,7 @@ class Ceilings:
 
     def at(self, intensity: float, format: str) -> float:
         """10^9 operations a second that a function with `intensity` operations a byte can reach."""
-        peak: float = getattr(self, ARITHMETIC[format])
+        peak: float = getattr(self, ARITHMETIC[format]) / PLANES.get(format, 1)
         return min(self.read * intensity, peak)
 
     def with_(self, other: Ceilings) -> Ceilings:
@@ -235,7 +237,7 @@ def draw(roofline: Roofline, file: Path) -> bool:
     from matplotlib import pyplot
     from matplotlib.lines import Line2D
 
-    colours = dict(zip(FORMATS, ("#8d99ae", "#d1495b", "#2e7d6b", "#6a4c93"), strict=False))
+    colours = dict(zip(FORMATS, ("#8d99ae", "#d1495b", "#c98a2b", "#2e7d6b", "#6a4c93"), strict=False))
     markers = dict(zip(dict.fromkeys(point.function for point in roofline.points), "osD^vP", strict=False))
     figure, axis = pyplot.subplots(figsize=(11, 7))
     left, right = (bound(point.intensity for point in roofline.points) for bound in (min, max))

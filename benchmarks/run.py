@@ -32,7 +32,7 @@ from report import write_report
 from workloads import WORKLOADS, make
 
 QUESTIONS = (("What is the capital of France?", "Paris"), ("What is 2 + 2?", "4"), ("What is the capital of Japan?", "Tokyo"))
-"""bf16 must know the first. With 8-bit activations some answers of so small a model go either way (llama.cpp's Q4_1 and llmos' int8
+"""bf16 must know the first. With 8-bit activations some answers of so small a model go either way (llama.cpp's Q4_1 and llmos' w8a8
 begin the first in French): weights that lose something must know one, and how many they knew stands in the table."""
 START_LIMIT = 900.0
 """Seconds for an engine to come up: vLLM compiles, one to two minutes on a quiet machine."""

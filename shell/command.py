@@ -16,6 +16,12 @@ import llmos
 from .main import system_options
 
 USAGE = 2
+QUANTIZED = ("bf16", "int8", "int4", "w8a8")
+"""Those of services/library/manifest.py."""
+TO = (
+    "int8: 8-bit weights, activations of 16 bits (default); int4: 4-bit weights; w8a8: int8 with activations of 8 bits, "
+    "which read a prompt faster and lose much; bf16: what a quantized file says, as plain numbers"
+)
 INTERRUPTED = 130
 
 EXAMPLES = """\
@@ -53,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     _home(command)
     command = add("quantize", _quantize, "add a tag of a model with smaller, faster weights", "llmos quantize smollm2 --to int8")
     command.add_argument("name", metavar="NAME", help="as llmos models shows it; NAME:TAG for one of several")
-    command.add_argument("--to", choices=("int8",), default="int8", help="int8: a scale for each output and each token (default)")
+    command.add_argument("--to", choices=QUANTIZED, default="int8", help=TO)
     _home(command)
     command = add("models", _models, "list the models on this machine", "llmos models --json")
     command.add_argument("--json", action="store_true", help="for scripts")

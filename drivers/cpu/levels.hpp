@@ -1,33 +1,41 @@
-// Matrix products of 8-bit integers: W8A8.
+// Matrix products of 8-bit integers.
 //
-// Each output of a weight, and each row of activations, has a scale of its own: its greatest magnitude is 127 levels
-// (symmetric; activations when they come, "dynamic per token"). A product is a sum of integers, exact in any order, times
-// both scales. Layout as in matrix.hpp, with four inputs side by side instead of two:
+// Each output of a weight has a scale of its own: its greatest magnitude is 127 levels (symmetric). So has each row of
+// activations, when it comes ("dynamic per token"), in one plane of 8 bits (W8A8) or in two (W8A16): then its greatest
+// magnitude is 32512 = 256 * 127, and its numbers are 256 * upper + lower, both of 8 bits with a sign. A plane's product is a
+// sum of integers, exact in any order, and
+//
+//     y = (256 * sum of the upper + sum of the lower) * (scale of the row * scale of the output)
+//
+// in float32, so a row has the same bits by tiles and by vectors, and on every instruction set. Weights lie as in matrix.hpp,
+// with four inputs side by side instead of two:
 //
 //     block 0: [inputs 0-3: o0 i0..i3, o1 i0..i3, ... o15 i3] [inputs 4-7: ...] ...      64 bytes for four inputs
 //
-// an operand of VPDPBUSD, and 16 of them a tile of AMX. VPDPBUSD wants one side unsigned: activations are 128 levels higher
-// there, and 128 times the sum of the weight's levels is taken off again.
+// an operand of VPDPBUSD, and 16 of them a tile of AMX. VPDPBUSD wants one side unsigned: activations are kept 128 higher,
+// and 128 times the sum of the weight's levels is taken off again. Sums may pass 32 bits on the way, but come back: up to
+// 2^17 inputs, what is left fits.
 #pragma once
 
 #include "matrix.hpp"
 
 namespace llmos {
 
-// Activations as levels, in tiles of 16 rows by 64 inputs; zeros from the width to a whole tile.
+// Activations as levels, 128 higher, in tiles of 16 rows by 64 inputs: of two planes, the upper's before the lower's.
 struct Levels {
-    Buffer<std::int8_t> data;
+    Buffer<std::uint8_t> data;
     Buffer<float> scales;  // of each row
-    int width = 0;
+    int width = 0, planes = 1;
 
-    std::int8_t* at(int row, int column) const {
-        return data.get() + std::size_t(row / TILE) * TILE * width + (column / 64 * TILE + row % TILE) * 64 + column % 64;
+    std::uint8_t* at(int row, int column, int plane = 0) const {
+        const std::size_t tile = (std::size_t(row / TILE) * (width / 64) + column / 64) * planes + plane;
+        return data.get() + (tile * TILE + row % TILE) * 64 + column % 64;
     }
 
-    void take(Pool& pool, const Activations& x, int rows) {
-        width = round_up(x.width, 64);
+    void take(Pool& pool, const Activations& x, int rows, int in_planes) {
+        width = round_up(x.width, 64), planes = in_planes;
         const int tall = round_up(round_up(rows, ROWS), TILE);
-        data.resize(std::size_t(tall) * width);
+        data.resize(std::size_t(tall) * width * planes);
         scales.resize(tall);
         auto some = [&](int part) {
             for (int row = part * 8; row < std::min(rows, part * 8 + 8); row++) take_row(x, row);
@@ -39,6 +47,7 @@ struct Levels {
     }
 
    private:
+    // From x.width to a whole tile anything may stand: the weights' levels are 0 there.
     void take_row(const Activations& x, int row) {
         Vec most = all(0), wrong = all(0);
         for (int i = 0; i < x.width; i += LANES) {
@@ -46,82 +55,121 @@ struct Levels {
             most = max(most, max(v, all(0) - v));
             wrong = fma(v, all(0), wrong);  // levels cannot say NaN or infinity: the scale does, and so the whole row is none
         }
-        const float top = greatest(most);
-        scales[row] = top / 127 + sum(wrong);
-        const Vec inverse = all(levels_of(top));
-        for (int i = 0; i < x.width; i += LANES) store_levels(at(row, i), load_bf16(x.at(row, i)) * inverse);
-        if (width > x.width) std::memset(at(row, x.width), 0, width - x.width);
+        const float top = greatest(most), levels = planes == 2 ? 256 * 127 : 127;
+        scales[row] = top / levels + sum(wrong);
+        const Vec inverse = all(levels_of(top, levels));
+        for (int i = 0; i < x.width; i += LANES) {
+            const Vec numbers = load_bf16(x.at(row, i)) * inverse;
+            if (planes == 2)
+                store_raised(at(row, i, 0), at(row, i, 1), numbers);
+            else
+                store_raised(at(row, i), numbers);
+        }
     }
 };
 
+// Sums of a group's products: [planes][ROWS][GROUP * 16].
+constexpr int PLANE = ROWS * GROUP * LANES;
+
+// Of R rows in P planes.
+template <int R, int P>
+inline void strip(const Levels& x, int row, const Matrix& matrix, int block, std::int32_t* sums) {
+    Whole totals[R][P][GROUP];
+    const std::int8_t* w = matrix.levels.get() + block * matrix.block_size();
+    const std::uint8_t* rows[R];
+    for (int r = 0; r < R; r++) {
+        rows[r] = x.at(row + r, 0);
+        for (auto& of_plane : totals[r])
+            for (auto& total : of_plane) total = no_whole();
+    }
+    for (int tile = 0; tile < x.width; tile += 64)
+        for (int i = 0; i < 64; i += 4) {
+            Fours weights[GROUP];
+            for (int g = 0; g < GROUP; g++) weights[g] = load_fours(w + g * matrix.block_size() + (tile + i) * LANES);
+            for (int r = 0; r < R; r++)
+                for (int p = 0; p < P; p++) {
+                    std::uint32_t four;
+                    std::memcpy(&four, rows[r] + (tile * P + p * 64) * TILE + i, 4);
+                    for (int g = 0; g < GROUP; g++) totals[r][p][g] = dot(totals[r][p][g], weights[g], four);
+                }
+        }
+    for (int r = 0; r < R; r++)
+        for (int p = 0; p < P; p++)
+            for (int g = 0; g < GROUP; g++) store(sums + p * PLANE + (r * GROUP + g) * LANES, totals[r][p][g]);
+}
+
+template <int P>
+inline void strips(const Levels& x, int row, int rows, const Matrix& matrix, int block, std::int32_t* sums) {
+    constexpr int MOST = STRIP / P;
+    int r = 0;
+    for (; r + MOST <= rows; r += MOST) strip<MOST, P>(x, row + r, matrix, block, sums + r * GROUP * LANES);
+    if constexpr (MOST > 2)
+        for (; r + 2 <= rows; r += 2) strip<2, P>(x, row + r, matrix, block, sums + r * GROUP * LANES);
+    for (; r < rows; r++) strip<1, P>(x, row + r, matrix, block, sums + r * GROUP * LANES);
+}
+
 #if defined(LLMOS_AMX)
 
-inline void product(const Levels& x, int row, int rows, const Matrix& matrix, int block, float* c) {
+constexpr int FEW = 3;  // so many rows take vectors: tiles would be mostly empty
+
+// Of two tiles of activations (or one: the second null), from one of their tiles to the next `step` bytes: planes or rows.
+inline void tiles(const std::uint8_t* first, const std::uint8_t* second, int step, const Matrix& matrix, int block, std::int32_t* to_first, std::int32_t* to_second) {
     constexpr int WIDTH = GROUP * LANES * 4;
-    alignas(64) std::int32_t sums[ROWS * GROUP * LANES];
-    const std::int8_t *upper = x.at(row, 0), *lower = x.at(row + TILE, 0), *w = matrix.levels.get() + block * matrix.block_size();
-    const std::int8_t* second = w + matrix.block_size();
+    const std::int8_t *w = matrix.levels.get() + block * matrix.block_size(), *beside = w + matrix.block_size();
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
-    for (int i = 0; i < x.width; i += 64) {
-        _tile_loadd(4, upper + i * TILE, 64);
+    for (int i = 0; i < matrix.padded_in(); i += 64, first += step) {
+        _tile_loadd(4, first, 64);
         _tile_loadd(6, w + i * LANES, 64);
-        _tile_dpbssd(0, 4, 6);
-        _tile_loadd(7, second + i * LANES, 64);
-        _tile_dpbssd(1, 4, 7);
-        if (rows <= TILE) continue;
-        _tile_loadd(5, lower + i * TILE, 64);
-        _tile_dpbssd(2, 5, 6);
-        _tile_dpbssd(3, 5, 7);
+        _tile_dpbusd(0, 4, 6);
+        _tile_loadd(7, beside + i * LANES, 64);
+        _tile_dpbusd(1, 4, 7);
+        if (!second) continue;
+        _tile_loadd(5, second, 64);
+        _tile_dpbusd(2, 5, 6);
+        _tile_dpbusd(3, 5, 7);
+        second += step;
     }
-    _tile_stored(0, sums, WIDTH);
-    _tile_stored(1, sums + LANES, WIDTH);
-    _tile_stored(2, sums + TILE * GROUP * LANES, WIDTH);
-    _tile_stored(3, sums + TILE * GROUP * LANES + LANES, WIDTH);
-    for (int r = 0; r < rows; r++)
-        for (int g = 0; g < GROUP; g++) {
-            const int at = (r * GROUP + g) * LANES;
-            store(c + at, load_whole(sums + at) * (all(x.scales[row + r]) * load(matrix.scales.get() + (block + g) * LANES)));
-        }
+    _tile_stored(0, to_first, WIDTH);
+    _tile_stored(1, to_first + LANES, WIDTH);
+    if (!second) return;
+    _tile_stored(2, to_second, WIDTH);
+    _tile_stored(3, to_second + LANES, WIDTH);
+}
+
+template <int P>
+inline void add_up(const Levels& x, int row, int rows, const Matrix& matrix, int block, std::int32_t* sums) {
+    constexpr int STEP = P * TILE * 64, HALF = TILE * GROUP * LANES;
+    if (rows <= FEW) return strips<P>(x, row, rows, matrix, block, sums);
+    if (P == 1) return tiles(x.at(row, 0), rows > TILE ? x.at(row + TILE, 0) : nullptr, STEP, matrix, block, sums, sums + HALF);
+    tiles(x.at(row, 0, 0), x.at(row, 0, 1), STEP, matrix, block, sums, sums + PLANE);
+    if (rows > TILE) tiles(x.at(row + TILE, 0, 0), x.at(row + TILE, 0, 1), STEP, matrix, block, sums + HALF, sums + PLANE + HALF);
 }
 
 #else
 
-template <int R>
-inline void strip(const Levels& x, int row, const Matrix& matrix, int block, float* c) {
-    Whole sums[R][GROUP];
-    const std::int8_t *rows[R], *w = matrix.levels.get() + block * matrix.block_size();
-    for (int r = 0; r < R; r++) {
-        rows[r] = x.at(row + r, 0);
-        for (auto& sum : sums[r]) sum = no_whole();
-    }
-    for (int tile = 0; tile < x.width; tile += 64)
-        for (int i = 0; i < 64; i += 4)
-            for (int g = 0; g < GROUP; g++) {
-                const Fours weights = load_fours(w + g * matrix.block_size() + (tile + i) * LANES);
-                for (int r = 0; r < R; r++) {
-                    std::uint32_t four;
-                    std::memcpy(&four, rows[r] + tile * TILE + i, 4);
-                    sums[r][g] = dot(sums[r][g], weights, four);
-                }
-            }
-    for (int r = 0; r < R; r++)
-        for (int g = 0; g < GROUP; g++) {
-            const int first = (block + g) * LANES;
-            const Vec whole = whole_floats(sums[r][g], matrix.offsets.get() + first);
-            store(c + (r * GROUP + g) * LANES, whole * (all(x.scales[row + r]) * load(matrix.scales.get() + first)));
-        }
-}
-
-inline void product(const Levels& x, int row, int rows, const Matrix& matrix, int block, float* c) {
-    int r = 0;
-    for (; r + STRIP <= rows; r += STRIP) strip<STRIP>(x, row + r, matrix, block, c + r * GROUP * LANES);
-    for (; r + 2 <= rows; r += 2) strip<2>(x, row + r, matrix, block, c + r * GROUP * LANES);
-    for (; r < rows; r++) strip<1>(x, row + r, matrix, block, c + r * GROUP * LANES);
+template <int P>
+inline void add_up(const Levels& x, int row, int rows, const Matrix& matrix, int block, std::int32_t* sums) {
+    strips<P>(x, row, rows, matrix, block, sums);
 }
 
 #endif
+
+// c [ROWS, GROUP * 16] = x w^T for one group of blocks and `rows` <= ROWS rows from `row` on (a multiple of 16).
+inline void product(const Levels& x, int row, int rows, const Matrix& matrix, int block, float* c) {
+    alignas(64) std::int32_t sums[2 * PLANE];
+    const bool wide = x.planes == 2;
+    wide ? add_up<2>(x, row, rows, matrix, block, sums) : add_up<1>(x, row, rows, matrix, block, sums);
+    for (int r = 0; r < rows; r++)
+        for (int g = 0; g < GROUP; g++) {
+            const int at = (r * GROUP + g) * LANES, first = (block + g) * LANES;
+            const std::int32_t* raise = matrix.offsets.get() + first;
+            Vec total = load_whole(sums + at, raise);
+            if (wide) total = total * all(256) + load_whole(sums + PLANE + at, raise);
+            store(c + at, total * (all(x.scales[row + r]) * load(matrix.scales.get() + first)));
+        }
+}
 
 }  // namespace llmos

@@ -10,7 +10,7 @@ namespace llmos {
 // not fill a cache line: lines that two threads write wander between their cores.
 template <class Out>
 void linear(Pool& pool, const Matrix& matrix, const Activations& x, Levels& levels, int rows, Out&& out, int together = 1) {
-    if (matrix.form == Form::LEVELS) levels.take(pool, x, rows);
+    if (matrix.in_levels()) levels.take(pool, x, rows, matrix.form == Form::WIDE_LEVELS ? 2 : 1);
     const int all_groups = matrix.blocks() / GROUP, groups = (all_groups + together - 1) / together;
     // Few rows: every thread streams weights. Many: a group's weights stay in the cache for all the rows of a part.
     const int parts = groups >= 8 * pool.size ? 1 : std::max(1, std::min(8 * pool.size / groups, rows / (4 * ROWS)));
@@ -23,7 +23,7 @@ void linear(Pool& pool, const Matrix& matrix, const Activations& x, Levels& leve
             Panel panel(matrix, group * GROUP, to - from <= ONCE);
             for (int row = from; row < to; row += ROWS) {
                 const int count = std::min(ROWS, to - row);
-                if (matrix.form == Form::LEVELS)
+                if (matrix.in_levels())
                     product(levels, row, count, matrix, group * GROUP, c);
                 else
                     product(x, row, count, panel, c);

@@ -23,6 +23,7 @@ constexpr int round_up(int n, int to) { return (n + to - 1) / to * to; }
 #if defined(__AMX_BF16__) && defined(LLMOS_AMX)
 constexpr int GROUP = 2;  // blocks that are computed together
 constexpr int ROWS = 32;  // rows that are computed together
+constexpr int STRIP = 6;  // of them, those whose sums vectors hold
 constexpr int ONCE = 32;  // up to so many rows, a product reads its weights once
 #elif defined(__AVX512F__)
 constexpr int GROUP = 4, ROWS = 24, STRIP = 6, ONCE = 1;  // a strip of rows times a group: 24 of 32 registers hold sums
@@ -32,15 +33,16 @@ constexpr int GROUP = 2, ROWS = 24, STRIP = 2, ONCE = 1;
 constexpr int INPUTS = 32;  // inputs are padded to this
 constexpr int TILE = 16;    // rows of a tile
 
-// What makes numbers up to this magnitude levels. Of those so small that it would be infinite, all are level 0.
-inline float levels_of(float most) { return most > 1e-36f ? 127 / most : 0; }
+// What makes numbers up to this magnitude integers up to `levels`. Of those so small that it would be infinite, all are 0.
+inline float levels_of(float most, float levels = 127) { return most > levels * 1e-38f ? levels / most : 0; }
 
 // How a weight is held.
 enum class Form {
-    PAIRS,   // bfloat16
-    LEVELS,  // 8-bit integers that are multiplied as such: levels.hpp
-    FOURS,   // in groups, with scales: blocks.hpp
+    PAIRS,        // bfloat16
+    LEVELS,       // 8-bit integers that are multiplied as such, with activations of 8 bits: levels.hpp
+    FOURS,        // in groups, with scales: blocks.hpp
     EIGHTS,
+    WIDE_LEVELS,  // levels, with activations of 16 bits
 };
 
 struct Matrix {
@@ -53,7 +55,8 @@ struct Matrix {
     Buffer<std::uint8_t> groups;   // fours or eights
     Buffer<float> bias;            // none: zeros
 
-    int padded_in() const { return round_up(in, form == Form::LEVELS ? 2 * INPUTS : INPUTS); }
+    bool in_levels() const { return form == Form::LEVELS || form == Form::WIDE_LEVELS; }
+    int padded_in() const { return round_up(in, in_levels() ? 2 * INPUTS : INPUTS); }
     int blocks() const { return round_up(out, GROUP * LANES) / LANES; }
     int padded_out() const { return blocks() * LANES; }
     std::size_t block_size() const { return std::size_t(padded_in()) * LANES; }
@@ -72,6 +75,7 @@ struct Matrix {
         switch (form) {
             case Form::PAIRS: weight.resize(blocks() * block_size()); break;
             case Form::LEVELS:
+            case Form::WIDE_LEVELS:
                 levels.resize(blocks() * block_size());
                 scales.resize(padded_out());
                 offsets.resize(padded_out());
@@ -100,7 +104,7 @@ struct Matrix {
             for (int i = 0; i < in; i++) wrong |= (from[i] & 0x7f80) == 0x7f80;
             if (wrong) return false;
             if (form == Form::PAIRS) return pack_pairs(from, block, lane), true;
-            if (form == Form::LEVELS) return pack_levels(from, block, lane), true;
+            if (in_levels()) return pack_levels(from, block, lane), true;
             return pack_groups(from, block, lane);
         });
     }
@@ -121,7 +125,7 @@ struct Matrix {
     // One output's weights, as they are used.
     void unpack(int output, float* to) const {
         const int block = output / LANES, lane = output % LANES;
-        if (form == Form::LEVELS) {
+        if (in_levels()) {
             const std::int8_t* from = levels.get() + block * block_size() + lane * 4;
             for (int i = 0; i < in; i++) to[i] = scales[output] * float(from[i / 4 * LANES * 4 + i % 4]);
         } else if (form == Form::PAIRS) {
@@ -186,7 +190,7 @@ class Panel {
             stride_ = matrix.block_size();
             return;
         }
-        if (matrix.form == Form::LEVELS) return;  // levels are multiplied as they are
+        if (matrix.in_levels()) return;  // levels are multiplied as they are
         thread_local Buffer<bf16> room;
         stretch_ = once ? std::min(STRETCH, matrix.padded_in()) : matrix.padded_in();
         stride_ = std::size_t(stretch_) * LANES;

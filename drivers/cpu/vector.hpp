@@ -111,9 +111,9 @@ struct Fours {
 };
 inline Whole no_whole() { return {_mm512_setzero_si512()}; }
 inline Fours load_fours(const std::int8_t* p) { return {_mm512_loadu_si512(p)}; }
-// Adds (four + 128) * weights: unsigned by signed. VPMADDUBSW would saturate, so without VNNI both sides are widened.
+// Adds four * weights: unsigned by signed bytes. VPMADDUBSW would saturate, so without VNNI both sides are widened.
 inline Whole dot(Whole sum, Fours weights, std::uint32_t four) {
-    const __m512i x = _mm512_set1_epi32(int(four ^ 0x80808080u));
+    const __m512i x = _mm512_set1_epi32(int(four));
 #if defined(__AVX512VNNI__)
     return {_mm512_dpbusd_epi32(sum.v, x, weights.v)};
 #else
@@ -123,9 +123,21 @@ inline Whole dot(Whole sum, Fours weights, std::uint32_t four) {
     return {_mm512_add_epi32(sum.v, _mm512_add_epi32(low, high))};
 #endif
 }
-inline Vec whole_floats(Whole a, const std::int32_t* less) { return {_mm512_cvtepi32_ps(_mm512_sub_epi32(a.v, _mm512_loadu_si512(less)))}; }
+inline Vec load_whole(const std::int32_t* p, const std::int32_t* less) {
+    return {_mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_loadu_si512(p), _mm512_loadu_si512(less)))};
+}
 inline Vec load_whole(const std::int32_t* p) { return {_mm512_cvtepi32_ps(_mm512_loadu_si512(p))}; }
 inline void store_levels(std::int8_t* p, Vec a) { _mm_storeu_si128((__m128i*)p, _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a.v))); }
+// The nearest integers, -127 to 127, plus 128.
+inline void store_raised(std::uint8_t* p, Vec a) {
+    _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(_mm512_add_epi32(_mm512_cvtps_epi32(a.v), _mm512_set1_epi32(0x80))));
+}
+// The nearest integers, -32512 to 32512, as 256 (upper - 128) + (lower - 128).
+inline void store_raised(std::uint8_t* upper, std::uint8_t* lower, Vec a) {
+    const __m512i words = _mm512_add_epi32(_mm512_cvtps_epi32(a.v), _mm512_set1_epi32(0x8080));
+    _mm_storeu_si128((__m128i*)upper, _mm512_cvtepi32_epi8(_mm512_srli_epi32(words, 8)));
+    _mm_storeu_si128((__m128i*)lower, _mm512_cvtepi32_epi8(words));
+}
 
 // Sixteen words of bits.
 struct Bits {
@@ -243,21 +255,35 @@ struct Fours {
 inline Whole no_whole() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
 inline Fours load_fours(const std::int8_t* p) { return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)(p + 32))}; }
 inline Whole dot(Whole sum, Fours weights, std::uint32_t four) {
-    const __m256i x = _mm256_set1_epi32(int(four ^ 0x80808080u)), even = _mm256_set1_epi16(0x00ff);
+    const __m256i x = _mm256_set1_epi32(int(four)), even = _mm256_set1_epi16(0x00ff);
     auto add = [&](__m256i to, __m256i w) {
         const __m256i low = _mm256_madd_epi16(_mm256_and_si256(x, even), _mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8));
         return _mm256_add_epi32(to, _mm256_add_epi32(low, _mm256_madd_epi16(_mm256_srli_epi16(x, 8), _mm256_srai_epi16(w, 8))));
     };
     return {add(sum.a, weights.a), add(sum.b, weights.b)};
 }
-inline Vec whole_floats(Whole x, const std::int32_t* less) {
-    const __m256i a = _mm256_loadu_si256((const __m256i*)less), b = _mm256_loadu_si256((const __m256i*)(less + 8));
-    return {_mm256_cvtepi32_ps(_mm256_sub_epi32(x.a, a)), _mm256_cvtepi32_ps(_mm256_sub_epi32(x.b, b))};
+inline Vec load_whole(const std::int32_t* p, const std::int32_t* less) {
+    auto some = [](const std::int32_t* a, const std::int32_t* b) { return _mm256_sub_epi32(_mm256_loadu_si256((const __m256i*)a), _mm256_loadu_si256((const __m256i*)b)); };
+    return {_mm256_cvtepi32_ps(some(p, less)), _mm256_cvtepi32_ps(some(p + 8, less + 8))};
 }
 inline void store_levels(std::int8_t* p, Vec x) {
     const __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b));  // in turns of four
     const __m256i ordered = _mm256_permute4x64_epi64(words, 0xd8);
     _mm_storeu_si128((__m128i*)p, _mm_packs_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1)));
+}
+// The nearest integers plus `more`, which makes them unsigned words.
+inline __m256i raised(Vec x, int more) {
+    auto some = [&](__m256 part) { return _mm256_add_epi32(_mm256_cvtps_epi32(part), _mm256_set1_epi32(more)); };
+    return _mm256_permute4x64_epi64(_mm256_packus_epi32(some(x.a), some(x.b)), 0xd8);  // packed in turns of four
+}
+inline void store_bytes(std::uint8_t* p, __m256i words) {
+    _mm_storeu_si128((__m128i*)p, _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+}
+inline void store_raised(std::uint8_t* p, Vec x) { store_bytes(p, raised(x, 0x80)); }
+inline void store_raised(std::uint8_t* upper, std::uint8_t* lower, Vec x) {
+    const __m256i words = raised(x, 0x8080);
+    store_bytes(upper, _mm256_srli_epi16(words, 8));
+    store_bytes(lower, _mm256_and_si256(words, _mm256_set1_epi16(0x00ff)));
 }
 inline Vec load_whole(const std::int32_t* p) {
     return {_mm256_cvtepi32_ps(_mm256_loadu_si256((const __m256i*)p)), _mm256_cvtepi32_ps(_mm256_loadu_si256((const __m256i*)(p + 8)))};

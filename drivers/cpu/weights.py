@@ -23,9 +23,10 @@ from .native import Model, Native, Shape
 
 LANES = 16
 MAX_HEAD_WIDTH = 256
-Weights = Literal["", "bf16", "int8", "int4"]
-"""How to hold the matrices. "": as the file has them. int8: W8A8, a scale for each output and for each token (levels.hpp).
-int4: 4-bit groups of 32, 8-bit ones of the head (blocks.hpp), the file's own where it has such."""
+Weights = Literal["", "bf16", "int8", "int4", "w8a8"]
+"""How to hold the matrices. "": as the file has them. int8: 8-bit integers, a scale for each output, times activations of
+16 bits, a scale for each token (levels.hpp). int4: 4-bit groups of 32, 8-bit ones of the head (blocks.hpp), the file's own where it
+has such. w8a8: int8 with activations of 8 bits, which lose much."""
 
 
 class Part(IntEnum):
@@ -45,13 +46,14 @@ class Form(IntEnum):
     LEVELS = 1
     FOURS = 2
     EIGHTS = 3
+    WIDE_LEVELS = 4
 
 
 KINDS = {2: Form.FOURS, 3: Form.FOURS, 8: Form.EIGHTS}
 """Types of ggml whose blocks are used as they are (Q4_0, Q4_1, Q8_0), and the form that takes them."""
 
 
-NAMES = {Form.PAIRS: "bf16", Form.LEVELS: "int8", Form.FOURS: "4-bit", Form.EIGHTS: "8-bit"}
+NAMES = {Form.PAIRS: "bf16", Form.LEVELS: "w8a8", Form.FOURS: "4-bit", Form.EIGHTS: "8-bit", Form.WIDE_LEVELS: "int8"}
 
 
 class Norm(IntEnum):
@@ -158,7 +160,7 @@ def form_of(blocks: Sequence[Blocks | None], weights: Weights, part: Part) -> tu
         return form, form is own
     if weights == "" and own is not None:
         return own, True
-    return (Form.LEVELS if weights == "int8" else Form.PAIRS), False
+    return {"int8": Form.WIDE_LEVELS, "w8a8": Form.LEVELS}.get(weights, Form.PAIRS), False
 
 
 def bf16(checkpoint: Checkpoint, name: str) -> NDArray[np.uint16]:

@@ -213,7 +213,7 @@ def test_quantizing_on_the_command_line(tmp_path: Path) -> None:
     assert [line.split()[1] for line in llmos_command("models").stdout.splitlines()] == ["TAG", "local", "local-int8"]
     assert "int8 already" in llmos_command("quantize", "tiny:local-int8", "--to", "int8", status=2).stderr
     assert "[ENOENT]" in llmos_command("quantize", "nobody", status=1).stderr
-    assert "invalid choice: 'int4'" in llmos_command("quantize", "tiny", "--to", "int4", status=2).stderr
+    assert "invalid choice: 'int3'" in llmos_command("quantize", "tiny", "--to", "int3", status=2).stderr
     assert llmos_command("rm", "tiny").stdout == "tiny:local is removed\n"
     assert llmos_command("rm", "tiny").stdout == "tiny:local-int8 is removed\n"
     assert llmos_command("models", "--json").stdout == "[]\n"

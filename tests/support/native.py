@@ -206,22 +206,29 @@ def device(shape: ModelConfig, given: Mapping[str, Floats], isa: Isa | None = No
     return NativeDevice(compiled(isa), checkpoint(shape, given), **{"name": "small", "frames": 64, "host_frames": 8, **how})
 
 
-def to_levels(x: NDArray[Any]) -> NDArray[np.float64]:
-    """Each row in 127 levels of its greatest magnitude: whole numbers; multiply by that magnitude / 127."""
-    most = np.abs(x).max(-1, keepdims=True).astype(np.float32)
-    inverse = np.divide(np.float32(127), most, out=np.zeros_like(most), where=most > 0)
+ACTIVATIONS = {"w8a8": 127, "int8": 256 * 127}
+"""How many levels the greatest magnitude of a row of activations is, by how weights are held."""
+
+
+def to_levels(x: NDArray[Any], most: int = 127) -> NDArray[np.float64]:
+    """Each row in `most` levels of its greatest magnitude: whole numbers; multiply by that magnitude / `most`."""
+    top = np.abs(x).max(-1, keepdims=True).astype(np.float32)
+    inverse = np.divide(np.float32(most), top, out=np.zeros_like(top), where=top > 0)
     return np.rint(x.astype(np.float32) * inverse).astype(np.float64)
 
 
-def in_levels(x: NDArray[Any]) -> NDArray[np.float64]:
+def in_levels(x: NDArray[Any], most: int = 127) -> NDArray[np.float64]:
     """What such levels say."""
-    return to_levels(x) * np.abs(x).max(-1, keepdims=True) / 127
+    return to_levels(x, most) * np.abs(x).max(-1, keepdims=True) / most
 
 
-def decoder(shape: ModelConfig, weights: Mapping[str, Floats], tokens: Sequence[int], int8: bool = False) -> NDArray[np.float64]:
-    """Hidden states [tokens, width] before the last norm."""
-    near = in_levels if int8 else np.asarray
-    w = {name: near(rounded(array)) if array.ndim == 2 else array.astype(np.float64) for name, array in weights.items()}
+def decoder(shape: ModelConfig, weights: Mapping[str, Floats], tokens: Sequence[int], held: str = "bf16") -> NDArray[np.float64]:
+    """Hidden states [tokens, width] before the last norm; weights held in bf16, int8 or w8a8."""
+
+    def near(x: NDArray[np.float64], most: int) -> NDArray[np.float64]:
+        return x if held == "bf16" else in_levels(x, most)
+
+    w = {name: near(rounded(array), 127) if array.ndim == 2 else array.astype(np.float64) for name, array in weights.items()}
     x = (w["model.embed_tokens.weight"] if shape.tied else rounded(weights["model.embed_tokens.weight"]))[list(tokens)]
     count, half = len(tokens), shape.head_width // 2
     frequencies, factor = inverse_frequencies(shape.rope, shape.head_width)
@@ -232,7 +239,7 @@ def decoder(shape: ModelConfig, weights: Mapping[str, Floats], tokens: Sequence[
         return x / np.sqrt((x * x).mean(-1, keepdims=True) + shape.norm_epsilon) * w[name + ".weight"]
 
     def linear(x: NDArray[np.float64], name: str) -> NDArray[np.float64]:
-        return near(rounded(x)) @ w[name + ".weight"].T + w.get(name + ".bias", 0)
+        return near(rounded(x), ACTIVATIONS.get(held, 0)) @ w[name + ".weight"].T + w.get(name + ".bias", 0)
 
     def turn(x: NDArray[np.float64]) -> NDArray[np.float64]:
         a, b = x[..., :half], x[..., half:]

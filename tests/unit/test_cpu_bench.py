@@ -364,7 +364,8 @@ def test_a_point_of_the_roofline():
     ceilings = Ceilings(read=10.0, bf16=1000.0, int8=2000.0)
     assert ceilings.at(2.0, "bf16") == 20.0
     assert ceilings.at(150.0, "bf16") == 1000.0
-    assert ceilings.at(150.0, "int8") == 1500.0
+    assert ceilings.at(150.0, "w8a8") == 1500.0
+    assert ceilings.at(150.0, "int8") == 1000.0
     one = Point("qkv", "bf16", "32 rows", (2e-3, 1e-3, 4e-3), 1e6, 4e6, ceilings)
     assert (one.gigabytes, one.gigaflops, one.intensity, one.at_most) == pytest.approx((0.5, 2.0, 4.0, 40.0))
     assert one.fractions == pytest.approx((0.05, 0.1, 0.025))
@@ -384,7 +385,7 @@ def test_functions_run_alone(monkeypatch):
     found = roofline.measure(CACHE, 2, config)
     shapes = roofline.matrices(config)
     names = [(each.function, each.format, each.size) for each in found.points if each.function != "attention"]
-    assert names == [(name, weights, size) for weights in ("bf16", "int8") for name in shapes for size in ("1 row", "5 rows")]
+    assert names == [(name, weights, size) for weights in roofline.FORMATS for name in shapes for size in ("1 row", "5 rows")]
     assert sum(each.function == "attention" for each in found.points) == 4
     assert all(0 < second < 1 for each in found.points for second in each.seconds)
     assert all(each.ceilings.read <= found.ceilings.read for each in found.points)

@@ -21,6 +21,7 @@ from llmos.drivers.cpu.weights import KINDS, Form, Part, Weights, form_of
 from llmos.drivers.weights import Blocks, to_bf16
 from llmos.kernel.device import Row
 from llmos.services.library.manifest import QUANTIZED
+from llmos.shell import command
 
 TYPES = [Kind.Q4_0, Kind.Q4_1, Kind.Q8_0]
 
@@ -158,7 +159,8 @@ def some(kind: int) -> Blocks:
         ((None,), "", Part.DOWN, (Form.PAIRS, False)),
         ((14,), "", Part.DOWN, (Form.PAIRS, False)),
         ((3,), "bf16", Part.DOWN, (Form.PAIRS, False)),
-        ((3,), "int8", Part.DOWN, (Form.LEVELS, False)),
+        ((3,), "int8", Part.DOWN, (Form.WIDE_LEVELS, False)),
+        ((3,), "w8a8", Part.DOWN, (Form.LEVELS, False)),
         ((3,), "int4", Part.DOWN, (Form.FOURS, True)),
         ((8,), "int4", Part.DOWN, (Form.FOURS, False)),
         ((8,), "int4", Part.HEAD, (Form.EIGHTS, True)),
@@ -173,6 +175,7 @@ def test_which_form_a_matrix_has(kinds: tuple[int | None, ...], weights: Weights
 
 def test_the_library_knows_every_way_to_hold_weights() -> None:
     assert ("", *QUANTIZED) == get_args(Weights)
+    assert QUANTIZED == command.QUANTIZED
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3"])

@@ -80,17 +80,17 @@ def test_a_decode_is_the_same_bits_as_a_chunk_over_many_segments(opened: Opener,
     assert np.array_equal(one.hidden(rows), expected[list(places)])
 
 
-@pytest.mark.parametrize("kind", ["bf16", "int8"])
+@pytest.mark.parametrize("kind", ["bf16", "int8", "w8a8"])
 @pytest.mark.parametrize("name", SHAPES)
 def test_hidden_states(opened: Opener, name: str, kind: str) -> None:
     """Both round at the same places: what differs are roundings that float32 tips the other way, and what comes of these."""
     shape = config(**SHAPES[name])
     weights = random_weights(shape)
     tokens = tokens_of(shape, 300)
-    expected = decoder(shape, weights, tokens, kind == "int8")
+    expected = decoder(shape, weights, tokens, kind)
     got = opened(shape, weights, weights=kind).hidden([whole(tokens)])
     error = np.linalg.norm(got - expected, axis=1) / np.linalg.norm(expected, axis=1)
-    most, middle = (0.02, 0.004) if kind == "bf16" else (0.06, 0.015)
+    most, middle = (0.06, 0.015) if kind == "w8a8" else (0.02, 0.004)
     assert error.max() < most, f"token {error.argmax()}: {error.max():.4f}"
     assert np.median(error) < middle, f"{np.median(error):.4f}"
     assert error.min() < 1e-6, "no token had the luck that nothing tipped"
@@ -135,7 +135,7 @@ def test_gate_and_up(opened: Opener) -> None:
         np.testing.assert_allclose(got, decoder(shape, weights, tokens), rtol=5e-3, atol=5e-3 * max(1, scale))
 
 
-@pytest.mark.parametrize("kind", ["bf16", "int8", "int4"])
+@pytest.mark.parametrize("kind", ["bf16", "int8", "int4", "w8a8"])
 def test_threads_give_the_same_bits(opened: Opener, kind: str) -> None:
     shape = config(**SHAPES["large"])
     row = whole(tokens_of(shape, 200))
@@ -251,7 +251,7 @@ def test_rows_without_store_write_nothing_and_say_the_same(opened: Opener) -> No
 
 def test_a_digest_names_the_instruction_set_the_pages_and_the_weights(isa: Isa) -> None:
     digests = set()
-    plain = [(16, "bf16"), (32, "bf16"), (16, "int8"), (16, "int4")]
+    plain = [(16, "bf16"), (32, "bf16"), (16, "int8"), (16, "int4"), (16, "w8a8")]
     kinds = [*((*each, "bf16") for each in plain), (16, "bf16", "int8"), (16, "int8", "int8")]
     for slots, kind, kv in kinds:
         one = device(config(), random_weights(config()), isa, page_slots=slots, weights=kind, kv=kv)

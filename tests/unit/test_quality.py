@@ -52,13 +52,13 @@ def test_it_runs(tmp_path, monkeypatch, capsys):
     assert quality.main(["--model", "tiny", "--quick", "--json", str(tmp_path / "out.json")]) == 0
     said = capsys.readouterr().out
     assert "greedy of 16" in said
-    exact, half, plain, levels, pages = json.loads((tmp_path / "out.json").read_text())["rows"]
-    assert [row["name"].partition(" (")[0] for row in (exact, half, plain, levels, pages)] == [
-        "torch fp32", "torch bf16", "native bf16", "native int8", "native bf16, kv int8",
+    exact, half, plain, levels, narrow, pages = json.loads((tmp_path / "out.json").read_text())["rows"]
+    assert [row["name"].partition(" (")[0] for row in (exact, half, plain, levels, narrow, pages)] == [
+        "torch fp32", "torch bf16", "native bf16", "native int8", "native w8a8", "native bf16, kv int8",
     ]  # fmt: skip
     assert (exact["kl_mean"], exact["agree"], exact["greedy"]) == (0, 1, 16)
-    assert 0 < plain["kl_mean"] < levels["kl_mean"] < 0.1
-    assert 0 < pages["kl_mean"] < levels["kl_mean"]
+    assert 0 < plain["kl_mean"] < levels["kl_mean"] < narrow["kl_mean"] < 0.1
+    assert 0 < pages["kl_mean"] < narrow["kl_mean"]
     assert plain["perplexity"] == pytest.approx(exact["perplexity"], rel=0.02)
     (tmp_path / "short").write_text("")
     with pytest.raises(SystemExit):
