@@ -32,7 +32,7 @@ def questions(count: int, seed: int = 5) -> list[Question]:
     source = random.Random(seed)
 
     def one() -> Question:
-        name, city, job, year = (source.choice(words) for words in (NAMES, CITIES, JOBS, YEARS))
+        name, city, job, year = source.choice(NAMES), source.choice(CITIES), source.choice(JOBS), source.choice(YEARS)
         question, answer = source.choice(
             [(f"Which city is {name} from?", city), (f"What is the job of {name}?", job), (f"In which year was {name} born?", str(year))]
         )

@@ -8,7 +8,7 @@
 The reference is the torch driver in float32. KL divergence is of the next-token distributions, in nats, at every position;
 "agree" is how often the likeliest token is the same; "greedy" is how many of the first tokens of greedy continuations are the
 same before the first that differs (a small difference anywhere ends it); "extraction" is the share of right answers to the
-questions of extraction.py; "ms/token" is the median time of a step of a greedy continuation, on the machine as busy as it was.
+questions of extraction.py; "ms/token" is the median time of a step of one row, on the machine as busy as it was.
 
 The default model's weights were 4-bit (Q4_1) before they came here: int4 takes them as they are and can lose nothing, and what
 int8 loses says less than it would of weights that were shipped in bf16. So a second model is trained here (trained.py).
@@ -24,7 +24,8 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
@@ -114,7 +115,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", help="a name of the store (default: smollm2, and the trained model)")
     parser.add_argument("--trained", action="store_true", help="the model trained here, without the default one")
     parser.add_argument("--text", type=Path, default=HERE / "quality.txt", help="what the model of the store reads")
-    parser.add_argument("--tokens", type=int, help=f"how much of a text is read (default: {Sizes.tokens})")
+    parser.add_argument("--tokens", type=int, help=f"how much of a text is read (default: {Sizes().tokens})")
     parser.add_argument("--quick", action="store_true", help="small sizes")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     found = parser.parse_args(argv)
@@ -188,17 +189,20 @@ def measure(subject: Subject, sizes: Sizes, compiled: Compiled) -> list[Result]:
     length = min(sizes.greedy, window - PROMPT)
     rows = list[Result]()
     reference, expected = list[Floats](), list[list[int]]()
-    for name, make in forms(compiled, subject.checkpoint, window // SLOTS + 2).items():
+    longest = [window, sum(len(prompt) + length for prompt in prompts), sum(len(prompt) + ANSWER_TOKENS for prompt, _ in subject.asked)]
+    frames = max(longest) // SLOTS + max(len(prompts), len(subject.asked)) + 1
+    for name, make in forms(compiled, subject.checkpoint, frames).items():
         device = make()
         logs = [log_probabilities(device, stretch) for stretch in stretches]
-        times = list[float]()
-        greedy = [continuation(device, prompt, length, times) for prompt in prompts]
-        answers = [right(subject.decode(continuation(device, prompt, ANSWER_TOKENS)), answer) for prompt, answer in subject.asked]
+        greedy = continuations(device, prompts, length)
+        said = continuations(device, [prompt for prompt, _ in subject.asked], ANSWER_TOKENS)
+        answers = [right(subject.decode(tokens), answer) for tokens, (_, answer) in zip(said, subject.asked, strict=True)]
+        seconds = seconds_per_token(device, ids[:PROMPT])
         device.close()
         reference, expected = reference or logs, expected or greedy
         compared = compare(stretches, logs, reference, greedy, expected)
         extraction = statistics.mean(answers) if answers else None
-        rows.append(Result(name, **compared, extraction=extraction, seconds_per_token=statistics.median(times)))
+        rows.append(Result(name, **compared, extraction=extraction, seconds_per_token=seconds))
     return rows
 
 
@@ -224,19 +228,29 @@ def log_probabilities(device: Model, tokens: list[int]) -> Floats:
     return together
 
 
-def continuation(device: Model, prompt: list[int], length: int, times: list[float] | None = None) -> list[int]:
-    """The likeliest tokens after the prompt; times: where the seconds of each step but the prompt's go."""
-    frames = tuple(range(-(-(len(prompt) + length) // SLOTS)))
-    tokens, position, made = tuple(prompt), 0, list[int]()
-    while len(made) < length:
-        start = time.perf_counter()
-        (token,) = device.execute(Step(len(made), (Row(0, tokens, position, frames, sampling=GREEDY),))).tokens
-        if times is not None and made:
-            times.append(time.perf_counter() - start)
-        assert token is not None
-        made.append(token)
-        tokens, position = (token,), position + len(tokens)
+def continuations(device: Model, prompts: Sequence[list[int]], length: int) -> list[list[int]]:
+    """The likeliest tokens after each prompt, all in one batch."""
+    pages = [-(-(len(prompt) + length) // SLOTS) for prompt in prompts]
+    frames = [tuple(range(end - count, end)) for count, end in zip(pages, accumulate(pages), strict=True)]
+    rows = [Row(at, tuple(prompt), 0, own, sampling=GREEDY) for at, (prompt, own) in enumerate(zip(prompts, frames, strict=True))]
+    made: list[list[int]] = [[] for _ in prompts]
+    for number in range(length):
+        tokens = device.execute(Step(number, tuple(rows))).tokens
+        for at, (row, (token,)) in enumerate(zip(rows, tokens, strict=True)):
+            made[at].append(token)
+            rows[at] = replace(row, tokens=(token,), position=row.position + len(row.tokens))
     return made
+
+
+def seconds_per_token(device: Model, tokens: list[int]) -> float:
+    """The median time of a step of one row, in a context of so many tokens: each is read in a step of its own."""
+    frames = tuple(range(-(-len(tokens) // SLOTS)))
+    times = []
+    for at, token in enumerate(tokens):
+        start = time.perf_counter()
+        device.execute(Step(at, (Row(0, (token,), at, frames, sampling=GREEDY),)))
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
 
 
 def compare(
