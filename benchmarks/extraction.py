@@ -1,4 +1,4 @@
-"""A small task: take a fact out of a sentence. Two worked examples come before each question.
+"""A small task: take a fact out of a line. Three worked examples come before each question.
 
 Made by a generator with a fixed seed, so that every model and every form of it gets the same questions. The format was chosen so
 that the default model in float32 is clearly better than naming any of the three facts, and is sometimes wrong: what is always
@@ -11,11 +11,24 @@ import random
 import re
 from dataclasses import dataclass
 
-EXAMPLES = 2
+EXAMPLES = 3
 ANSWER_TOKENS = 6
 """A continuation of so many tokens is read: enough for the longest answer."""
 
-NAMES = ["Ada", "Boris", "Clara", "David", "Elena", "Frank", "Greta", "Henry", "Irene", "Jonas", "Karin", "Louis"]
+NAMES = [
+    "Ada Lovelace",
+    "Boris Keller",
+    "Clara Moreau",
+    "David Miller",
+    "Elena Rossi",
+    "Frank Weber",
+    "Greta Larsen",
+    "Henry Novak",
+    "Irene Silva",
+    "Jonas Lind",
+    "Karin Fischer",
+    "Louis Ortega",
+]
 CITIES = ["Paris", "London", "Berlin", "Madrid", "Rome", "Vienna", "Oslo", "Dublin", "Lisbon", "Athens", "Prague", "Warsaw"]
 JOBS = ["doctor", "teacher", "farmer", "lawyer", "baker", "painter", "pilot", "nurse", "singer", "driver", "writer", "chemist"]
 YEARS = range(1950, 2000)
@@ -32,11 +45,9 @@ def questions(count: int, seed: int = 5) -> list[Question]:
     source = random.Random(seed)
 
     def one() -> Question:
-        name, city, job, year = source.choice(NAMES), source.choice(CITIES), source.choice(JOBS), source.choice(YEARS)
-        question, answer = source.choice(
-            [(f"Which city is {name} from?", city), (f"What is the job of {name}?", job), (f"In which year was {name} born?", str(year))]
-        )
-        return Question(f"{name} is a {job} from {city}, born in {year}.\nQuestion: {question} Answer:", answer)
+        name, city, job, year = source.choice(NAMES), source.choice(CITIES), source.choice(JOBS), str(source.choice(YEARS))
+        field, answer = source.choice([("city", city), ("job", job), ("year", year)])
+        return Question(f"Name: {name}. City: {city}. Job: {job}. Year: {year}.\nQuestion: Which {field}? Answer:", answer)
 
     made = []
     for _ in range(count):
