@@ -1,4 +1,4 @@
-"""A small task: take a fact out of a line. Three worked examples come before each question.
+"""A small task: take a fact out of a line. A worked example comes before each question.
 
 Made by a generator with a fixed seed, so that every model and every form of it gets the same questions. The format was chosen so
 that the default model in float32 is clearly better than naming any of the three facts, and is sometimes wrong: what is always
@@ -11,7 +11,7 @@ import random
 import re
 from dataclasses import dataclass
 
-EXAMPLES = 3
+EXAMPLES = 1
 ANSWER_TOKENS = 6
 """A continuation of so many tokens is read: enough for the longest answer."""
 
