@@ -8,6 +8,7 @@ processes that start together may each compile but none loads half a file. Each 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 import subprocess
@@ -37,6 +38,9 @@ _FLAGS: dict[Isa, tuple[str, ...]] = {
     "avx512": ("-march=native",),
     "avx2": ("-march=x86-64-v3",),
 }
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,7 @@ def compile_native(
     target = cache / f"llmos-{isa}-{key.hexdigest()[:32]}.so"
     if _whole(target):
         return Compiled(target, isa, fresh=False)
+    log.warning("compiling the native functions for this processor (%s): some 10 seconds, once", isa)
     _compile([*command, str(SOURCES / source)], target)
     return Compiled(target, isa, fresh=True)
 
