@@ -115,7 +115,8 @@ def play(one: NativeDevice, geometry: Geometry, agents: list[list[Turn]], limit:
 def test_no_token_differs(isa: Isa, agents: list[list[Turn]], limit: int | None, chunk: int, frames: int, seed: int) -> None:
     compiled(isa)
     shape = config(vocabulary=29, windows=(None, 20), window=180)
-    one = device(shape, random_weights(shape, seed), isa, frames=frames, host_frames=20, threads=2)
+    # The host tier holds all that nine contexts can need: where nothing holds it, pages are computed again, hundreds of steps a token.
+    one = device(shape, random_weights(shape, seed), isa, frames=frames, host_frames=140, threads=2)
     geometry = replace(one.geometry, guess_cost=0.002, max_tokens=chunk, max_rows=6)
     if len(agents) > 1 or any(turn.fork for turn in agents[0]):
         limit = None  # who of several comes to speak before it is reached depends on how fast each is
