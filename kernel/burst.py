@@ -75,8 +75,10 @@ class Burst:
     """Its context's pages are wired to the device."""
     prefilling: bool = True
     """Running a prefill row, not a decode row."""
+    reached: int = 0
+    """How far its context has been computed in its time, even if pages were dropped since."""
     progress: int = 0
-    """Tokens computed since it became resident."""
+    """Tokens computed since it became resident that had never been computed before."""
     needed: int | None = None
     """Frames it wanted of `Memory.room` when it was last turned away; None if it has not been since it was resident."""
     shared: int = 0

@@ -7,7 +7,8 @@
 
 A burst that finds no room has idle pages written back for it; where that is not enough and it outranks a resident burst by
 enough, that one loses its wires (preemption by swap). What is being made free for one is reserved for it within a step, and
-one that only just became resident is not preempted before a minimum of progress. Base of the scheduler, which picks batches.
+one that only just became resident is not preempted before a minimum of progress: of tokens that it had never computed before,
+lest agents that the tiers cannot hold together drop each other's pages for ever. Base of the scheduler, which picks batches.
 
 Bursts are looked at in the order of rank, so once nothing more can be made free for one, nothing can for those behind it. A crowd
 of them costs a comparison each, not a look at their pages: a burst wants as many frames as when it was turned away, unless its
@@ -163,7 +164,9 @@ class Residence:
                 context.wire_present()
                 enough = self._make_room(burst, need, now)
                 context.unwire_present()
-                if not enough:  # what is dirty now are its own pages: another may do without them
+                if not self.residents:  # room is made for the best only: another would undo it, for ever
+                    self._tries = 0
+                elif not enough:  # what is dirty now are its own pages: another may do without them
                     self._tries = self._tries - 1 if memory.dirty else 0
                 own = sum(page in memory.clean for page in context.pages)  # some may have given up their host copies
             burst.needed, burst.shared = lacks + own, memory.shared

@@ -318,7 +318,8 @@ class Scheduler(Residence):
                 if page.key is None:
                     self.memory.seal(page, context.key(i))
                 sealed.append(context.key(i))
-        burst.progress += count
+        burst.progress += max(context.computed - max(row.position, burst.reached), 0) if row.store else 1
+        burst.reached = max(burst.reached, context.computed)
         if tokens:
             self._emit(burst, tokens, logprobs, now)
         elif burst.sampling is None and context.computed == len(context.tokens):

@@ -179,11 +179,12 @@ async def test_kill_cancels_every_generation_and_frees_the_pages(system: llmos.S
     await started.wait()
     await child.kill("SIGKILL")
     assert (await child.wait()).status == 137
-    while (after := (await system.statistics()).kernel).devices[0].resident:
-        pass
-    assert after.contexts == 0
-    tokens = after.devices[0].decode_tokens
-    assert (await system.statistics()).kernel.devices[0].decode_tokens == tokens
+    with anyio.fail_after(30):  # the step in flight is charged when it retires, and the pages are free then
+        while (after := (await system.statistics()).kernel.devices[0]).device_free < after.device_total - after.device_cached:
+            await anyio.sleep(0.01)
+    assert (after.resident, (await system.statistics()).kernel.contexts) == (0, 0)
+    await anyio.sleep(0.2)
+    assert (await system.statistics()).kernel.devices[0].steps == after.steps
 
 
 async def test_term_interrupts_a_call_and_the_program_may_say_goodbye(system: llmos.System) -> None:
