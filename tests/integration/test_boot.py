@@ -250,6 +250,7 @@ def test_ctrl_c(tmp_path: Path) -> None:
     """SIGINT in the middle of a generation: out within the grace, with KeyboardInterrupt and nothing else on stderr."""
     code = (
         "import asyncio, signal, threading, llmos\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job is started with SIGINT ignored
         "async def main():\n"
         f"    async with llmos.boot(device='dummy', home={str(tmp_path)!r}) as system:\n"
         "        await system.spawn('chat')\n"
@@ -262,7 +263,7 @@ def test_ctrl_c(tmp_path: Path) -> None:
         "    print([t.name for t in threading.enumerate() if t.name.startswith('llmos')])\n"
     )
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60, env=environment())
-    assert (done.stdout, done.stderr) == ("[]\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
 
 
 def test_public_names() -> None:
