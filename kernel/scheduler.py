@@ -48,6 +48,8 @@ class Scheduler(Residence):
         self.suspects: list[Burst] = []
         """Bursts of a step that failed: each is tried again alone, so that one bad row harms nobody else."""
         self._alone = False
+        self._cut: tuple[Burst, int] | None = None
+        """The prefill that the step's budget cut short, and how many tokens are left of its turn."""
         self.flight: Flight | None = None
         self.steps = self.prefilled = self.decoded = self.guessed = self.right = self.failures = 0
 
@@ -115,21 +117,39 @@ class Scheduler(Residence):
             decodes = int(other is None or (first is not None and first <= other))
         while len(rows) < decodes and (burst := self.decodes.pop()) is not None:
             budget -= self._fly(burst, 1, now, rows, flown, passed)
-        overlooked = 0
+        overlooked, turn = 0, budget
+        burst, left = self._interrupted()
         while budget > 0 and len(rows) < most_rows and overlooked < self.params.lookahead:
-            burst = self.prefills.pop()
-            if burst is None:
+            if burst is None and (burst := self.prefills.pop()) is None:
                 break
             if burst.resident or self._admit(burst, now):
-                taken = self._fly(burst, budget, now, rows, flown, passed)
+                taken = self._fly(burst, min(left or budget, budget), now, rows, flown, passed)
                 budget -= taken
                 overlooked += not taken
+                if budget == 0 and (left := (left or turn) - taken) > 0:
+                    self._cut = burst, left
             else:
                 overlooked += 1
                 if burst.state is State.READY:
                     self._park(burst)
+            burst, left = None, 0
         while budget > 0 and len(rows) < most_rows and (burst := self.decodes.pop()) is not None:
             budget -= self._fly(burst, 1, now, rows, flown, passed)
+
+    def _interrupted(self) -> tuple[Burst | None, int]:
+        """The prefill that the last step cut short: it goes on before its rank, which fell with what it was charged, sends it back.
+
+        Its turn is one budget in all, and no better class may wait. Else of prompts that come together half would be done last.
+        """
+        cut, self._cut = self._cut, None
+        if cut is None or cut[0].state is not State.READY or not cut[0].resident:
+            return None, 0
+        burst = cut[0]
+        best, rank = self.prefills.best(), self.rank(burst)
+        if best is None or rank <= best or best[0] < rank[0]:
+            return None, 0
+        burst.ticket = 0  # its place in line is void
+        return cut
 
     def _suspect(self, now: float) -> Burst | None:
         """The next suspect that can run, or whose pages can be copied in: the step is its own, lest another's failure undo them."""

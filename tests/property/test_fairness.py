@@ -85,3 +85,45 @@ def test_decodes_go_on_beside_a_long_prefill():
     machine.append(other, machine.open(other), [j % 1000 for j in range(3000)])
     machine.run(30)
     assert len(stream.output) == 31, "a token a step, whatever else is in it"
+
+
+@settings(max_examples=25, deadline=None)
+@given(lengths=st.lists(st.integers(2, 63), min_size=2, max_size=10))
+def test_of_prompts_that_come_together_as_many_are_done_as_the_budget_allows(lengths):
+    """A prompt that a step cut short goes on in the next, though others have had nothing yet: at most one is half done."""
+    machine = Machine(frames=4096, max_tokens=64, vocabulary=10**9)
+    bursts = []
+    for number, length in enumerate(lengths):
+        pid = machine.spawn()
+        bursts.append(machine.append(pid, machine.open(pid), range(number * 100, number * 100 + length)))
+    while (step := machine.plan()) is not None:
+        machine.retire(step)
+        assert sum(0 < burst.context.computed < len(burst.context.tokens) for burst in bursts) <= 1
+    assert len(machine.steps) == -(-sum(lengths) // 64), "no step has room to spare but the last"
+
+
+def test_a_long_prompt_goes_on_for_one_budget_at_most_while_others_wait():
+    machine = Machine(frames=4096, max_tokens=64, vocabulary=10**9)
+    for start, length in [(0, 40), (10_000, 3000), (20_000, 40), (30_000, 40), (40_000, 40)]:
+        pid = machine.spawn()
+        machine.append(pid, machine.open(pid), range(start, start + length))
+    machine.run(4)
+    assert [[(row.tokens[0] // 10_000, len(row.tokens)) for row in step.rows] for step in machine.steps] == [
+        [(0, 40), (1, 24)],
+        [(1, 40), (2, 24)],
+        [(2, 16), (3, 40), (4, 8)],
+        [(4, 32), (1, 32)],
+    ]
+
+
+def test_a_better_class_interrupts_a_turn():
+    machine = Machine(frames=4096, max_tokens=64, vocabulary=10**9)
+    for start in (0, 10_000):
+        pid = machine.spawn()
+        machine.append(pid, machine.open(pid), range(start, start + 40))
+    machine.run(1)
+    fast = machine.spawn(cls=Class.INTERACTIVE)
+    urgent = machine.append(fast, machine.open(fast), range(20_000, 20_064))
+    machine.run(1)
+    assert urgent.done
+    assert [row.tokens[0] for row in machine.steps[1].rows] == [20_000]

@@ -63,9 +63,7 @@ SHAPES = st.builds(
     policy=st.sampled_from(["fair", "fair", "fcfs"]),
 )
 SHARES = st.floats(0.0, 1.0)
-AGENTS = st.builds(
-    Agent, SHARES, SHARES, nice=st.integers(-3, 3), cls=st.sampled_from([Class.NORMAL, *Class]), contexts=st.integers(1, 2)
-)
+AGENTS = st.builds(Agent, SHARES, SHARES, nice=st.integers(-3, 3), cls=st.sampled_from([Class.NORMAL, *Class]), contexts=st.integers(1, 2))
 LONG = [Agent(prompt, output, 0, Class.NORMAL, 2) for prompt, output in [(0.8, 1.0), (0.5, 1.0), (0.9, 0.5), (0.3, 1.0)]]
 
 
