@@ -27,12 +27,10 @@ def number(value: float) -> str:
 
 
 def advantage(ours: list[float], theirs: list[float], metric: Metric) -> float | None:
-    """How many times better we are at the median: above 1 we win."""
-    if not ours or not theirs:
-        return None
-    mine, other = statistics.median(ours), statistics.median(theirs)
-    above, below = (other, mine) if metric.lower_is_better else (mine, other)
-    return above / below if below else None
+    """How many times better we are, above 1 we win: the median over the repeats that both ran, since the machine changes meanwhile."""
+    pairs = [(other, mine) if metric.lower_is_better else (mine, other) for mine, other in zip(ours, theirs, strict=False)]
+    ratios = [above / below for above, below in pairs if below]
+    return statistics.median(ratios) if ratios else None
 
 
 def cell(record: dict[str, Any] | None, metric: Metric, ours: list[float]) -> str:
@@ -80,7 +78,8 @@ def heading(results: dict[str, Any]) -> str:
         f"{results['date'][:10]}, commit {results['commit']}. {host['cpu']}, {host['cores']} cores ({', '.join(host['instructions'])}),",
         f"{host['memory_gib']} GiB, {host['system']}; {host['threads']} compute threads each.",
         "; ".join(engines) + ".",
-        "Medians, with half the range of the repeats. 1.50x: llmos is 1.5 times better. ↑: more is better. –: not to be had.",
+        "Medians, with half the range of the repeats. 1.50x: llmos is 1.5 times better, at the median of the repeats that both ran "
+        "(of an engine that ran once, the first). ↑: more is better. –: not to be had.",
     ]
     if others:
         lines.append(f"Other processes used {statistics.median(others):.2f} cores during a run at the median, {max(others):.2f} at most.")

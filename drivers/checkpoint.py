@@ -22,7 +22,7 @@ from .files import file_errors, read_json, stamp_of, write_whole
 from .safetensors import Entry, map_file, read_header, view
 from .weights import NUMPY, Checkpoint, Dtype, Weight, checked_weights, digest_of
 
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
 def open_checkpoint(path: Path, cache: Path | None = None, progress: Progress | None = None) -> Checkpoint:

@@ -78,7 +78,9 @@ class Burst:
     reached: int = 0
     """How far its context has been computed in its time, even if pages were dropped since."""
     progress: int = 0
-    """Tokens computed since it became resident that had never been computed before."""
+    """Tokens computed since it became resident."""
+    gained: int = 0
+    """Those of them that had never been computed before."""
     needed: int | None = None
     """Frames it wanted of `Memory.room` when it was last turned away; None if it has not been since it was resident."""
     shared: int = 0

@@ -7,8 +7,9 @@
 
 A burst that finds no room has idle pages written back for it; where that is not enough and it outranks a resident burst by
 enough, that one loses its wires (preemption by swap). What is being made free for one is reserved for it within a step, and
-one that only just became resident is not preempted before a minimum of progress: of tokens that it had never computed before,
-lest agents that the tiers cannot hold together drop each other's pages for ever. Base of the scheduler, which picks batches.
+one that only just became resident is not preempted before a minimum of progress. For others of its class that is of tokens that
+were never computed before, lest agents that the tiers cannot hold together drop each other's pages for ever; a better class
+need not wait until all that was dropped is there again. Base of the scheduler, which picks batches.
 
 Bursts are looked at in the order of rank, so once nothing more can be made free for one, nothing can for those behind it. A crowd
 of them costs a comparison each, not a look at their pages: a burst wants as many frames as when it was turned away, unless its
@@ -173,7 +174,7 @@ class Residence:
             return False
         context.wire_present()
         context.wire_rest()
-        burst.resident, burst.progress = True, 0
+        burst.resident, burst.progress, burst.gained = True, 0, 0
         self.residents.add(burst)
         self.fills.claim(burst)
         if paging:
@@ -247,7 +248,8 @@ class Residence:
         return sorted((v for v in self.residents if v is not waiter and self._yields(v, waiter)), key=self.rank)
 
     def _yields(self, runner: Burst, waiter: Burst) -> bool:
-        if runner.progress < self.params.min_progress or self.rank(runner) <= self.rank(waiter):
+        mine, theirs = self.rank(runner), self.rank(waiter)
+        if mine <= theirs or (runner.progress if theirs[0] < mine[0] else runner.gained) < self.params.min_progress:
             return False
         if waiter.resident:  # one that runs already: it needs one page more, or must give up its own
             return True

@@ -3,7 +3,7 @@
 A step is planned in the time its batch takes, not its queue. Two queues hold the ready bursts:
 
     decodes    resident, one token to compute each: they go first, so that a long prompt never freezes the streams
-    prefills   everything else, admitted in the order of rank into what is left of the token budget, in chunks
+    prefills   the others, admitted by rank into what is left of the budget, in chunks; one cut short has its turn out first
 
     plan    pop -> admit (map prefix hits, wait for fills, page in, wire) -> row -> RUNNING; then guesses, if there is room
     retire  keep the tokens that stand -> advance the context -> seal full pages -> wake waiters -> READY or DONE
@@ -50,6 +50,8 @@ class Scheduler(Residence):
         self._alone = False
         self._cut: tuple[Burst, int] | None = None
         """The prefill that the step's budget cut short, and how many tokens are left of its turn."""
+        self._continued: Burst | None = None
+        """The one that goes on in the step being planned although others are before it."""
         self.flight: Flight | None = None
         self.steps = self.prefilled = self.decoded = self.guessed = self.right = self.failures = 0
 
@@ -77,7 +79,7 @@ class Scheduler(Residence):
         if self.geometry.guess_cost > 0 and self.params.speculate and not self._alone:
             self._guess(rows, flown)
         self.steps += 1
-        self.policy.served(flown)
+        self.policy.served([burst for burst in flown if burst is not self._continued])
         step = Step(self.steps, tuple(rows), self.memory.fly())
         self.flight = Flight(step, tuple(flown), tuple(self._paging), self._alone)
         self._paging.clear()
@@ -90,7 +92,7 @@ class Scheduler(Residence):
     def _choose(self, now: float, rows: list[Row], flown: list[Burst]) -> None:
         """Fill a step: a suspect alone, or a batch; and begin to write back if memory runs low."""
         passed: list[Burst] = []
-        self._reserved, self._tries = 0, 2
+        self._reserved, self._tries, self._continued = 0, 2, None
         for victim, winner in self._yielding:
             if victim.resident and victim.state is State.READY and winner.state is State.READY:
                 self._preempt(victim, winner, now)
@@ -117,39 +119,37 @@ class Scheduler(Residence):
             decodes = int(other is None or (first is not None and first <= other))
         while len(rows) < decodes and (burst := self.decodes.pop()) is not None:
             budget -= self._fly(burst, 1, now, rows, flown, passed)
-        overlooked, turn = 0, budget
-        burst, left = self._interrupted()
+        cut, turn, overlooked = self._interrupted(), budget, 0
         while budget > 0 and len(rows) < most_rows and overlooked < self.params.lookahead:
-            if burst is None and (burst := self.prefills.pop()) is None:
+            burst, left = cut or (self.prefills.pop(), 0)
+            if burst is None:
                 break
+            if cut is not None:
+                cut, burst.ticket, self._continued = None, 0, burst  # its place in line is void
             if burst.resident or self._admit(burst, now):
                 taken = self._fly(burst, min(left or budget, budget), now, rows, flown, passed)
                 budget -= taken
                 overlooked += not taken
-                if budget == 0 and (left := (left or turn) - taken) > 0:
+                left = (left or turn) - taken
+                if budget == 0 and left > 0 and len(burst.context.tokens) - burst.context.computed - taken > 1:
                     self._cut = burst, left
             else:
                 overlooked += 1
                 if burst.state is State.READY:
                     self._park(burst)
-            burst, left = None, 0
         while budget > 0 and len(rows) < most_rows and (burst := self.decodes.pop()) is not None:
             budget -= self._fly(burst, 1, now, rows, flown, passed)
 
-    def _interrupted(self) -> tuple[Burst | None, int]:
+    def _interrupted(self) -> tuple[Burst, int] | None:
         """The prefill that the last step cut short: it goes on before its rank, which fell with what it was charged, sends it back.
 
         Its turn is one budget in all, and no better class may wait. Else of prompts that come together half would be done last.
         """
         cut, self._cut = self._cut, None
         if cut is None or cut[0].state is not State.READY or not cut[0].resident:
-            return None, 0
-        burst = cut[0]
-        best, rank = self.prefills.best(), self.rank(burst)
-        if best is None or rank <= best or best[0] < rank[0]:
-            return None, 0
-        burst.ticket = 0  # its place in line is void
-        return cut
+            return None
+        best, rank = self.prefills.best(), self.rank(cut[0])
+        return None if best is None or rank <= best or best[0] < rank[0] else cut
 
     def _suspect(self, now: float) -> Burst | None:
         """The next suspect that can run, or whose pages can be copied in: the step is its own, lest another's failure undo them."""
@@ -338,7 +338,8 @@ class Scheduler(Residence):
                 if page.key is None:
                     self.memory.seal(page, context.key(i))
                 sealed.append(context.key(i))
-        burst.progress += max(context.computed - max(row.position, burst.reached), 0) if row.store else 1
+        burst.progress += count
+        burst.gained += max(context.computed - max(row.position, burst.reached), 0) if row.store else 1
         burst.reached = max(burst.reached, context.computed)
         if tokens:
             self._emit(burst, tokens, logprobs, now)

@@ -2,7 +2,7 @@
 
 A record is written before a call takes effect (the intent) and completed after it (the result), under the call's id: the
 process, the path of the task that made it, and its number in that task. It is in memory and bounded: the oldest go first.
-Arguments above a bound are remembered by their size only. Knows nothing of handlers.
+Arguments and results above a bound are remembered by their size only. Knows nothing of handlers.
 """
 
 from __future__ import annotations
@@ -38,6 +38,10 @@ class Record:
     """None while the call is under way."""
     error: str = ""
     """The errno of the fault it ended with; empty if it was done."""
+    result: Any = None
+    """What it gave; None until then, and if it is longer than MAX_RECORDED."""
+    result_size: int = 0
+    """The same as `size`, in the result; of many parts of one kind about."""
 
 
 def _size(value: Any) -> int:
@@ -45,10 +49,20 @@ def _size(value: Any) -> int:
         return len(value)
     if isinstance(value, Arguments):
         return sum(_size(part) for part in value.__dict__.values())
+    if (names := getattr(type(value), "__dataclass_fields__", None)) is not None:
+        return sum([_size(getattr(value, name)) for name in names])
+    if isinstance(value, tuple):  # of a result: many processes, or log-probabilities; each is taken to be as long as the first
+        return len(value) * _about(value[0]) if value else 0
     if isinstance(value, list):
         # A million token ids need no look each; all else in lists has a length of its own, and counts as an entry besides.
         return len(value) if value and type(value[0]) is int else sum(map(_size, value)) + len(value)
     return 0 if value is None else 1
+
+
+def _about(value: Any) -> int:
+    """The same without looking into what is in it."""
+    names = getattr(type(value), "__dataclass_fields__", None)
+    return _size(value) if names is None else sum([len(part) if isinstance(part := getattr(value, name), str) else 1 for name in names])
 
 
 class Ledger:
@@ -70,10 +84,15 @@ class Ledger:
         self.count += 1
         return record
 
-    def complete(self, record: Record, now: float, error: str = "") -> None:
+    def complete(self, record: Record, now: float, result: Any = None, error: str = "") -> None:
         """Written after it."""
-        record.ended, record.error = now, error
+        record.ended, record.error, record.result_size = now, error, _size(result)
+        record.result = result if record.result_size <= param.MAX_RECORDED else None
         self.errors += bool(error)
+
+    def find(self, pid: int, path: str, sequence: int) -> Record | None:
+        """The call with this id, if it is still remembered."""
+        return next((line for line in reversed(self._lines) if (line.sequence, line.pid, line.path) == (sequence, pid, path)), None)
 
     def of(self, pid: int) -> list[Record]:
         """What is remembered of a process's calls."""

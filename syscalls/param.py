@@ -23,6 +23,6 @@ MAX_CALLS: Final = 4_096  # calls of one process that may sleep at once
 MAX_PROCESSES: Final = 1_024  # processes of one ps
 PROCESSES: Final = 128  # of one that does not say: a page takes about 2 ms of the kernel's thread
 MAX_RECORDS: Final = 4_096  # calls remembered in memory
-MAX_RECORDED: Final = 4_096  # bytes of arguments above which the record keeps their size only
+MAX_RECORDED: Final = 4_096  # bytes of arguments, or of a result, above which the record keeps their size only
 INLINE_TEXT: Final = 4_096  # characters above which text is tokenized off the loop
 MAX_ID: Final = (1 << 53) - 1  # pids, handles and counts: exact in JSON and msgpack alike

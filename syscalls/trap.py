@@ -249,17 +249,17 @@ class Trap:
     # --- the end of a call
 
     def _finish(self, call: Call, result: Any) -> None:
-        self._end(call, "")
+        self._end(call, result)
         call.request.sink.finish(result)
 
     def _fail(self, call: Call, fault: Fault) -> None:
-        self._end(call, fault.code)
+        self._end(call, None, fault.code)
         call.request.sink.fail(fault)
 
-    def _end(self, call: Call, error: str) -> None:
+    def _end(self, call: Call, result: Any, error: str = "") -> None:
         call.over = True
         self._by_request.pop(call.request, None)
-        self.core.ledger.complete(call.record, self.core.clock(), error)
+        self.core.ledger.complete(call.record, self.core.clock(), result, error)
 
 
 def _check(row: Row, request: Request) -> Arguments:

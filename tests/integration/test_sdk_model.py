@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
 import llmos
-from llmos.services.library import Manifest
+from llmos.drivers.examine import examine
+from llmos.services.library import Library, Manifest
 
 pytestmark = [pytest.mark.anyio, pytest.mark.model, pytest.mark.timeout(600), pytest.mark.usefixtures("no_thread_is_left")]
 
@@ -66,3 +68,25 @@ async def test_breaking_off_frees_the_device(default_manifest: Manifest) -> None
 async def _generate(system: llmos.System, number: int) -> llmos.Reply:
     async with await system.open(system="You count.") as context:
         return await context.generate(user=str(number), max_tokens=4, ignore_stop=True)
+
+
+async def test_two_models_at_once_each_with_pages_of_its_own(default_model: Path, tmp_path: Path) -> None:
+    store = Library(tmp_path, examine)
+    store.pull(str(default_model), name="plain")
+    store.quantize("plain", "int8")
+    async with llmos.boot("plain", home=tmp_path) as system:
+        names = ["plain", "plain:local-int8"]
+        contexts = [await system.open(model=name) for name in names]
+        replies = await asyncio.gather(*(context.generate(user="What is the capital of France?", max_tokens=12) for context in contexts))
+        assert ["Paris" in reply.text for reply in replies] == [True, True]
+        both = (await system.statistics()).kernel.devices
+        assert sorted(device.device for device in both) == names
+        assert all(device.prefill_tokens > 30 and device.decode_tokens > 5 for device in both)
+        await contexts[0].close()
+        after = (await system.statistics()).kernel.devices
+        more = {
+            new.device: new.device_free + new.device_cached - old.device_free - old.device_cached
+            for old, new in zip(both, after, strict=True)
+        }
+        assert more.pop("plain") > 0
+        assert more == {"plain:local-int8": 0}, "one model's context takes no page of the other's pool"

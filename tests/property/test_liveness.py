@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from machine import Machine
@@ -95,11 +96,7 @@ def begin(shape: Shape, agents: list[Agent]) -> tuple[Machine, list[Burst]]:
     return machine, bursts
 
 
-@example(Shape(12, 20, 24, 6, Params(low_water=2, write_back=4, min_progress=2, preempt_gap=8.0)), LONG)
-@example(Shape(12, 40, 24, 3, Params(low_water=8, write_back=4, min_progress=2, preempt_gap=8.0)), LONG)
-@settings(max_examples=150, deadline=None)
-@given(SHAPES, st.lists(AGENTS, min_size=2, max_size=6))
-def test_somebody_gets_further_within_one_computation_of_everything(shape, agents):
+def somebody_gets_further(shape: Shape, agents: list[Agent]) -> None:
     machine, bursts = begin(shape, agents)
     reached = [0] * len(bursts)
     idle = 0
@@ -111,3 +108,18 @@ def test_somebody_gets_further_within_one_computation_of_everything(shape, agent
         again = sum(-(-len(burst.context.tokens) // shape.max_tokens) + 1 for burst in bursts)
         assert idle <= again + 8, f"{idle} steps in which nobody got further"
     assert all(burst.reason == "length" for burst in bursts)
+
+
+@example(Shape(12, 20, 24, 6, Params(low_water=2, write_back=4, min_progress=2, preempt_gap=8.0)), LONG)
+@example(Shape(12, 40, 24, 3, Params(low_water=8, write_back=4, min_progress=2, preempt_gap=8.0)), LONG)
+@settings(max_examples=150, deadline=None)
+@given(SHAPES, st.lists(AGENTS, min_size=2, max_size=6))
+def test_somebody_gets_further_within_one_computation_of_everything(shape, agents):
+    somebody_gets_further(shape, agents)
+
+
+@pytest.mark.soak
+@settings(max_examples=5_000, deadline=None)
+@given(SHAPES, st.lists(AGENTS, min_size=2, max_size=6))
+def test_somebody_gets_further_over_many_cases(shape, agents):
+    somebody_gets_further(shape, agents)

@@ -102,7 +102,22 @@ def test_intent_is_recorded_before_and_result_after(hand: Hand) -> None:
     assert record.arguments.model_dump() == {"pipe": child.child_stdin, "most": 7}
     hand.now += 2
     hand.cancel(box)
-    assert (record.ended, record.error) == (hand.now, "ECANCELED")
+    assert (record.ended, record.error, record.result) == (hand.now, "ECANCELED", None)
+    assert hand.core.ledger.find(record.pid, record.path, record.sequence) is record
+    assert hand.core.ledger.find(record.pid, record.path, record.sequence + 1) is None
+
+
+def test_a_result_is_recorded_as_the_caller_was_given_it(hand: Hand) -> None:
+    pipe = hand.call(hand.host, "pipe").pipe
+    hand.call(hand.host, "write", pipe=pipe, data=b"x" * param.MAX_RECORDED)
+    for most, kept in ((param.MAX_RECORDED - 1, True), (1, True)):
+        got = hand.call(hand.host, "read", pipe=pipe, most=most)
+        record = hand.core.ledger.of(hand.host)[-1]
+        assert (record.result == got, record.result_size) == (kept, most)
+    hand.call(hand.host, "write", pipe=pipe, data=b"x" * (param.MAX_RECORDED + 1))
+    got = hand.call(hand.host, "read", pipe=pipe, most=param.MAX_RECORDED + 1)
+    record = hand.core.ledger.of(hand.host)[-1]
+    assert (record.result, record.result_size) == (None, param.MAX_RECORDED + 1)
 
 
 def test_the_record_is_bounded(hand: Hand) -> None:
