@@ -18,19 +18,24 @@ constexpr float NOTHING = -std::numeric_limits<float>::infinity();
 // What a query has seen so far: [greatest score, sum of exponentials, weighted values...]
 inline int state_size(int width) { return width + 2; }
 
+// Into a state, all it held times `keep`, what a segment came to times `add`.
+inline void fold(float* into, float higher, float keep, float add, float total, const float* values, int width) {
+    into[0] = higher;
+    into[1] = std::fma(into[1], keep, total * add);
+    for (int i = 0; i < width; i += LANES) store(into + 2 + i, fma(load(into + 2 + i), all(keep), load(values + i) * all(add)));
+}
+
+inline void begin(float* into, float top, float total, const float* values, int width) {
+    into[0] = top, into[1] = total;
+    std::memcpy(into + 2, values, width * sizeof(float));
+}
+
 inline void fold(float* into, float top, float total, const float* values, int width) {
-    if (into[0] == NOTHING) {
-        into[0] = top, into[1] = total;
-        std::memcpy(into + 2, values, width * sizeof(float));
-        return;
-    }
+    if (into[0] == NOTHING) return begin(into, top, total, values, width);
     const float higher = std::max(into[0], top);
     alignas(64) float lanes[LANES] = {into[0] - higher, top - higher};
     store(lanes, exp(load(lanes)));
-    const float keep = lanes[0], add = lanes[1];
-    into[0] = higher;
-    into[1] = into[1] * keep + total * add;
-    for (int i = 0; i < width; i += LANES) store(into + 2 + i, fma(load(into + 2 + i), all(keep), load(values + i) * all(add)));
+    fold(into, higher, lanes[0], lanes[1], total, values, width);
 }
 
 struct Query {
@@ -283,8 +288,22 @@ inline void attend(const Cache& cache, const Segment<bf16>& segment, const Query
         if (blocks > 2) _tile_stored(2, out[0] + at + 2 * LANES, OUT);
         if (blocks > 3) _tile_stored(3, out[0] + at + 3 * LANES, OUT);
     }
-    for (int i = 0; i < count; i++)
-        if (top[i] != NOTHING) fold(queries[i].state, top[i], total[i], out[i], width);
+    alignas(64) float keep[TILE], add[TILE], higher[TILE];  // of all queries, as `fold` finds them for one
+    for (int i = 0; i < count; i++) {
+        higher[i] = std::max(queries[i].state[0], top[i]);
+        keep[i] = queries[i].state[0] - higher[i];
+        add[i] = top[i] - higher[i];
+    }
+    for (int i = count; i < TILE; i++) keep[i] = add[i] = 0;
+    store(keep, exp(load(keep)));
+    store(add, exp(load(add)));
+    for (int i = 0; i < count; i++) {
+        if (top[i] == NOTHING) continue;
+        if (queries[i].state[0] == NOTHING)
+            begin(queries[i].state, top[i], total[i], out[i], width);
+        else
+            fold(queries[i].state, higher[i], keep[i], add[i], total[i], out[i], width);
+    }
 }
 
 #else
