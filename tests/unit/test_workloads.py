@@ -221,8 +221,8 @@ def test_report_says_who_wins_and_by_how_much(tmp_path):
     from report import align, heading, rows
 
     table = rows(results())
-    assert table[1] == ["W2 many at once", "wall, s", "10 ±15%", "5 (once), 0.50x", "failed"]
-    assert table[2][1:4] == ["output tokens/s ↑", "10 ±14%", "20 (once), 0.50x"]
+    assert table[1] == ["W2 many at once", "wall, s", "10 ±15%", "5 (once), 0.56x", "failed"]
+    assert table[2][1:4] == ["output tokens/s ↑", "10 ±14%", "20 (once), 0.56x"]
     assert table[3][2:] == ["–", "–", "failed"]
     lines = align(table).splitlines()
     assert len({len(line) for line in lines}) == 1
