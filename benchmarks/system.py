@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import random
 import subprocess
 import sys
 import time
-from dataclasses import asdict
 
-from overhead import Figure, Sample, machine, table
+from overhead import Figure, Sample, machine, show
 from workloads import Fork, SharedPrefix
 
 import llmos
@@ -121,12 +119,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.repeats < 1:
         parser.error("take at least 1 repeat")
-    about, rows = machine(), figures(options.repeats)
-    if options.json:
-        print(json.dumps({"about": about, "figures": [asdict(row) | {"median": row.median, "holds": row.holds} for row in rows]}, indent=2))
-    else:
-        print(table(rows, about, options.repeats))
-    return 1 if any(row.holds is False for row in rows) else 0
+    return show(figures(options.repeats), machine(), options.repeats, as_json=options.json)
 
 
 if __name__ == "__main__":
