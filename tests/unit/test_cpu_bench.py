@@ -243,18 +243,6 @@ def test_the_table_compares_like_with_like_and_then_the_best():
     assert "| qkv      | bf16    | 1 row | 1000 ±0% | 1    | 1       | 10      | 10%   |" in text
 
 
-def test_a_ratio_is_of_repeats_that_both_ran():
-    """A machine that was slow in the first repeat must not look like an engine that ran in that one only."""
-    from report import advantage
-    from workloads import Metric
-
-    wall, rate = Metric("wall_s", ""), Metric("tokens_s", "", lower_is_better=False)
-    assert advantage([30.0, 10.0, 10.0], [60.0], wall) == 2
-    assert advantage([30.0, 10.0, 10.0], [33.0, 12.0, 20.0], wall) == 1.2
-    assert advantage([10.0, 30.0], [5.0, 10.0], rate) == 2.5
-    assert advantage([1.0], [], wall) is None
-
-
 def test_report_and_chart_lie_beside_the_figures(tmp_path):
     from cpu_report import write_cpu_report
 

@@ -229,6 +229,18 @@ def test_report_says_who_wins_and_by_how_much(tmp_path):
     assert "Sizes changed: W2 requests=8." in heading(results())
 
 
+def test_a_ratio_is_of_repeats_that_both_ran():
+    """A machine that was slow in the first repeat must not look like an engine that ran in that one only."""
+    from report import advantage
+    from workloads import Metric
+
+    wall, rate = Metric("wall_s", ""), Metric("tokens_s", "", lower_is_better=False)
+    assert advantage([30.0, 10.0, 10.0], [60.0], wall) == 2
+    assert advantage([30.0, 10.0, 10.0], [33.0, 12.0, 20.0], wall) == 1.2
+    assert advantage([10.0, 30.0], [5.0, 10.0], rate) == 2.5
+    assert advantage([1.0], [], wall) is None
+
+
 def test_report_writes_beside_the_figures(tmp_path):
     from report import write_report
 
