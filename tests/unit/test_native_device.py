@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from contexts import Context, Frontend
 from native import ISAS, checkpoint, compiled, config, decoder, device, random_weights, rounded
+from tasks import begun_since, tasks
 
 from llmos.drivers.config import ModelConfig, Rope
 from llmos.drivers.cpu.compiler import Isa
@@ -165,20 +165,16 @@ def test_no_device_of_nothing(how: dict[str, int]) -> None:
         device(config(), random_weights(config()), **how)
 
 
-def threads() -> int:
-    return len(list(Path("/proc/self/task").iterdir()))
-
-
 @pytest.mark.parametrize("name", ["model.embed_tokens.weight", "model.layers.1.mlp.up_proj.weight", "lm_head.weight"])
 @pytest.mark.parametrize("damage", [np.uint32(0x7FC00000), np.uint32(0x7F800000), np.uint32(0xFFFFFFFF)])
 def test_damaged_weights_are_refused_and_leave_no_thread(name: str, damage: np.uint32) -> None:
     shape = config(tied="lm_head" not in name)
     weights = random_weights(shape)
     weights[name].view(np.uint32)[3, 5] = damage
-    before = threads()
+    before = tasks()
     with pytest.raises(BadFormat, match="not finite"):
         device(shape, weights, threads=3)
-    assert threads() == before
+    assert not begun_since(before, left=0)
 
 
 @pytest.mark.parametrize("kv", ["bf16", "int8"])

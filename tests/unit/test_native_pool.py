@@ -8,15 +8,12 @@ from pathlib import Path
 
 import numpy as np
 from native import config, device, random_weights
+from tasks import begun_since, tasks
 
 from llmos.kernel.device import Row, Sampling, Step
 
 SHAPE = config(width=320, heads=4, kv_heads=2, head_width=64, ffn_width=640, vocabulary=500)
 """Large enough that every loop of a step wakes the threads."""
-
-
-def threads() -> int:
-    return len(list(Path("/proc/self/task").iterdir()))
 
 
 def resident() -> int:
@@ -41,19 +38,19 @@ def test_an_idle_device_uses_no_core() -> None:
 
 
 def test_a_closed_device_leaves_no_thread() -> None:
-    before = threads()
+    before = tasks()
     one = device(SHAPE, random_weights(SHAPE), threads=6)
-    assert threads() == before + 5
+    assert len(begun_since(before, left=5)) == 5
     one.execute(step(1))
     one.close()
-    assert threads() == before
+    assert not begun_since(before, left=0)
 
 
 def test_many_devices_leave_neither_threads_nor_memory() -> None:
     """One has 11 MB of weights, laid out; closed at once, while the threads spin, and after they went to sleep."""
     weights = random_weights(SHAPE)
     sizes = []
-    before = threads()
+    before = tasks()
     for number in range(24):
         one = device(SHAPE, weights, threads=3, frames=8)
         one.execute(step(number))
@@ -62,7 +59,7 @@ def test_many_devices_leave_neither_threads_nor_memory() -> None:
         one.close()
         gc.collect()
         sizes.append(resident())
-    assert threads() == before
+    assert not begun_since(before, left=0)
     assert max(sizes[-4:]) - min(sizes[3:8]) < 8 << 20
 
 
