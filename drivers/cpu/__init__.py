@@ -6,7 +6,8 @@
     linear.hpp      a product of all rows of a step        sampler.hpp     one token from logits
     choice.hpp      the tokens a step is asked for         cache.hpp       what a page holds, and how
     segment.hpp     attention to one stretch of pages      segment_levels.hpp    the same of pages in 8-bit integers
-    attention.hpp   attention of a step                    step.cpp        a step, from token ids to tokens: what Python calls
+    attention.hpp   attention of a step                    laps.hpp        where the time of steps goes
+    step.cpp        a step, from token ids to tokens: what Python calls
 
 Imports neither torch nor transformers.
 """

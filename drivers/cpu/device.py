@@ -112,6 +112,10 @@ class NativeDevice:
         self._call([replace(row, sampling=GREEDY, guesses=0) for row in rows], logits=out)
         return out
 
+    def laps(self) -> dict[str, float]:
+        """Seconds of all steps so far by part: products with each matrix, attention, the rest."""
+        return self._model.laps()
+
     def close(self) -> None:
         self._model.close()
         self.frames = {tier: np.zeros((0, 0), np.uint16) for tier in Tier}

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from llmos.kernel.errno import BadFormat, DeviceFailed, NotSupported
 
 MOST_LOGPROBS = 20
+PARTS = ("qkv", "output", "gate_up", "down", "head", "attention", "rest")
+"""What a step does: Part in step.cpp. The head samples too; the rest is norms, rotation, the embedding, what is found out once."""
 
 ROW = np.dtype([(name, "<i4") for name in ("first", "count", "position", "frames", "store")], align=True)
 """A row of a step: RowIn in step.cpp."""
@@ -57,10 +59,11 @@ class Native:
             self.functions = ctypes.CDLL(str(path))
         except OSError as error:
             raise NotSupported(f"the compiled functions do not load ({error}); delete {path} and try again") from None
-        sizes = [self.functions.llmos_layout(index) for index in range(5)]
-        if sizes[:4] != [ctypes.sizeof(Shape), ROW.itemsize, PICK.itemsize, ctypes.sizeof(StepIn)]:
+        sizes = [self.functions.llmos_layout(index) for index in range(6)]
+        segment = sizes.pop(4)
+        if sizes != [ctypes.sizeof(Shape), ROW.itemsize, PICK.itemsize, ctypes.sizeof(StepIn), len(PARTS)]:
             raise NotSupported(f"the compiled functions and this Python do not agree on their structures: {sizes}")
-        self.segment: int = sizes[4]
+        self.segment: int = segment
         if not self.functions.llmos_allowed():
             raise NotSupported("the system does not let this process use AMX")
 
@@ -114,6 +117,14 @@ class Model:
         if not self._handle:
             raise DeviceFailed("the model is closed")
         _check(self._functions.llmos_step(self._handle, ctypes.byref(step)))
+
+    def laps(self) -> dict[str, float]:
+        """Seconds of all steps so far by what they were spent on (PARTS), on the thread that waits for the others."""
+        if not self._handle:
+            raise DeviceFailed("the model is closed")
+        seconds = np.zeros(len(PARTS), np.float64)
+        self._functions.llmos_laps(self._handle, _pointer(seconds))
+        return dict(zip(PARTS, seconds.tolist(), strict=True))
 
     def close(self) -> None:
         if self._handle:

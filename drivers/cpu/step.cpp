@@ -13,6 +13,7 @@
 
 #include "attention.hpp"
 #include "choice.hpp"
+#include "laps.hpp"
 
 #if defined(LLMOS_AMX)
 #include <asm/prctl.h>
@@ -70,6 +71,7 @@ class Model {
     }
 
     void step(const StepIn& in) {
+        laps.begin();
         std::vector<Row> rows;
         std::vector<Stretch> stretches;
         int tokens = 0;
@@ -95,21 +97,32 @@ class Model {
                 plan = plans.end() - 1;
             }
             norm(tokens, layer.input_norm.data());
+            laps.end(REST);
             linear(pool, layer.query_key_value, normed_, levels_, tokens, [&](int row, int block, const float* sums) {
                 add_bias(layer.query_key_value, block, sums, fused_.get() + std::size_t(row) * fused_width());
             });
+            laps.end(QUERY_KEY_VALUE);
             each(int(stretches.size()), tokens, [&](int s) { rotate(in, l, stretches[s], cache); });
+            laps.end(REST);
             plan->second->run(pool, l, queries_.get(), mixed_);
+            laps.end(ATTENTION);
             linear(pool, layer.output, mixed_, levels_, tokens, [&](int row, int block, const float* sums) { add_to_x(layer.output, row, block, sums); });
+            laps.end(OUTPUT);
             norm(tokens, layer.post_norm.data());
+            laps.end(REST);
             linear(pool, layer.gate_up, normed_, levels_, tokens, [&](int row, int block, const float* sums) { gate(layer.gate_up, row, block, sums); }, std::max(1, 4 / GROUP));
+            laps.end(GATE_UP);
             linear(pool, layer.down, hidden_, levels_, tokens, [&](int row, int block, const float* sums) { add_to_x(layer.down, row, block, sums); });
+            laps.end(DOWN);
         }
         if (in.hidden)
             for (int t = 0; t < tokens; t++) std::memcpy(in.hidden + std::size_t(t) * shape_.width, x(t), shape_.width * sizeof(float));
+        laps.end(REST);
         sample(in);
+        laps.end(HEAD);
     }
 
+    Laps laps;
     Pool pool;
     const Shape shape_;
     std::vector<Layer> layers;
@@ -301,7 +314,6 @@ int guarded(F&& f) {
     }
 }
 
-enum Part { QUERY_KEY_VALUE, OUTPUT, GATE_UP, DOWN, HEAD };
 enum Norm { INPUT_NORM, POST_NORM, QUERY_NORM, KEY_NORM, LAST_NORM };
 
 inline Matrix& matrix_of(Model& model, int layer, int part) {
@@ -320,7 +332,7 @@ inline Matrix& matrix_of(Model& model, int layer, int part) {
 extern "C" {
 
 int llmos_layout(int what) {
-    const std::size_t sizes[] = {sizeof(llmos::Shape), sizeof(llmos::RowIn), sizeof(llmos::Pick), sizeof(llmos::StepIn), llmos::SEGMENT, llmos::GROUP, llmos::ROWS};
+    const std::size_t sizes[] = {sizeof(llmos::Shape), sizeof(llmos::RowIn), sizeof(llmos::Pick), sizeof(llmos::StepIn), llmos::SEGMENT, llmos::PARTS, llmos::GROUP, llmos::ROWS};
     return int(sizes[what]);
 }
 
@@ -368,6 +380,9 @@ void llmos_set_norm(llmos::Model* model, int layer, int which, const float* sour
 void llmos_set_window(llmos::Model* model, int layer, int window) { model->layers[layer].window = window; }
 
 void llmos_set_embedding(llmos::Model* model, const llmos::bf16* source) { model->embedding = source; }
+
+// Seconds of all steps so far, by Part.
+void llmos_laps(const llmos::Model* model, double* seconds) { std::copy(std::begin(model->laps.seconds), std::end(model->laps.seconds), seconds); }
 
 int llmos_step(llmos::Model* model, const llmos::StepIn* in) {
     return llmos::guarded([&] { return model->step(*in), 0; });
