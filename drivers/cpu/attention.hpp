@@ -23,9 +23,10 @@ struct Row {
 };
 
 template <class Read>
-inline void attend_all(const Cache& cache, Read segment, const Query* queries, int count) {
-    for (int q = 0; q < count; q += Read::QUERIES) {
-        const int some = std::min(Read::QUERIES, count - q);
+inline void attend_all(const Cache& cache, Read&& segment, const Query* queries, int count) {
+    constexpr int QUERIES = std::decay_t<Read>::QUERIES;
+    for (int q = 0; q < count; q += QUERIES) {
+        const int some = std::min(QUERIES, count - q);
         segment.cut(last_seen(queries + q, some));
         attend(cache, segment, queries + q, some);
     }
@@ -59,9 +60,10 @@ class Attention {
     void run(Pool& pool, int layer, const bf16* queries, const Activations& out) {
         const int pieces = int(pieces_.size()), kv = cache_.kv_heads;
         for (std::size_t i = 0; i < left_.size(); i++) left_[i].store(segments_of_[i / kv], std::memory_order_relaxed);
-        pool.run(int(chunks_.size() + pieces) * kv, [&](int work) {
-            [[maybe_unused]] AttentionTiles tiles;
-            const int item = work / kv, head = work % kv;
+        const int items = int(chunks_.size()) + pieces;
+        pool.run_stretches(items * kv, [&](int work) {
+            [[maybe_unused]] Tiles tiles;
+            const int item = work % items, head = work / items;  // one head after the other: its pages stay near
             if (item < int(chunks_.size()))
                 chunk(layer, head, chunks_[item], queries, out);
             else

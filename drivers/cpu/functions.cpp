@@ -29,6 +29,26 @@ int llmos_sizes(int what) {
     return int(sizes[what]);
 }
 
+// How often each of `chunks` chunks ran, in all of `loops` loops of a pool. 0 if the first chunk, where it is told to wait for all
+// others, waited for ten seconds: nobody took them.
+int llmos_stretches(int threads, int chunks, int loops, int waits, std::int32_t* runs) {
+    llmos::Pool pool(threads);
+    bool helped = true;
+    for (int loop = 0; loop < loops; loop++) {
+        std::atomic<int> done{0};
+        pool.run_stretches(chunks, [&](int chunk) {
+            runs[chunk]++;  // no other thread may have it
+            const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+            while (waits && chunk == 0 && done.load() < chunks - 1 && helped) {
+                std::this_thread::yield();
+                helped = std::chrono::steady_clock::now() < end;
+            }
+            done.fetch_add(1);
+        });
+    }
+    return helped;
+}
+
 // A weight laid out from numbers (kind 0) or from blocks of GGUF; *finite: whether all of it is.
 static llmos::Matrix laid_out(llmos::Pool& pool, int form, int kind, const void* w, int out, int in, bool* finite) {
     llmos::Matrix matrix;

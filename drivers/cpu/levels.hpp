@@ -17,7 +17,7 @@
 // 2^17 inputs, what is left fits.
 #pragma once
 
-#include "matrix.hpp"
+#include "product.hpp"
 
 namespace llmos {
 
@@ -43,7 +43,7 @@ struct Levels {
         if (rows <= 8)
             some(0);
         else
-            pool.run((rows + 7) / 8, some);
+            pool.run_stretches((rows + 7) / 8, some);
     }
 
    private:
@@ -112,40 +112,43 @@ inline void strips(const Levels& x, int row, int rows, const Matrix& matrix, int
 
 constexpr int FEW = 3;  // so many rows take vectors: tiles would be mostly empty
 
-// Of two tiles of activations (or one: the second null), from one of their tiles to the next `step` bytes: planes or rows.
-inline void tiles(const std::uint8_t* first, const std::uint8_t* second, int step, const Matrix& matrix, int block, std::int32_t* to_first, std::int32_t* to_second) {
-    constexpr int WIDTH = GROUP * LANES * 4;
+// Sums of one tile of rows in one plane, whose tiles are `step` bytes apart; in six tiles of the eight (product_tile).
+inline void tiles(const std::uint8_t* x, int step, const Matrix& matrix, int block, std::int32_t* sums) {
+    constexpr int NEXT = 64 * LANES;
     const std::int8_t *w = matrix.levels.get() + block * matrix.block_size(), *beside = w + matrix.block_size();
+    const int inputs = matrix.padded_in();
     _tile_zero(0);
     _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-    for (int i = 0; i < matrix.padded_in(); i += 64, first += step) {
-        _tile_loadd(4, first, 64);
-        _tile_loadd(6, w + i * LANES, 64);
+    int i = 0;
+    for (; i + 128 <= inputs; i += 128, x += 2 * step, w += 2 * NEXT, beside += 2 * NEXT) {
+        _tile_stream_loadd(4, x, 64);
+        _tile_stream_loadd(5, x + step, 64);
+        _tile_loadd(6, w, 64);
+        _tile_loadd(7, w + NEXT, 64);
         _tile_dpbusd(0, 4, 6);
-        _tile_loadd(7, beside + i * LANES, 64);
-        _tile_dpbusd(1, 4, 7);
-        if (!second) continue;
-        _tile_loadd(5, second, 64);
-        _tile_dpbusd(2, 5, 6);
-        _tile_dpbusd(3, 5, 7);
-        second += step;
+        _tile_dpbusd(0, 5, 7);
+        _tile_loadd(6, beside, 64);
+        _tile_loadd(7, beside + NEXT, 64);
+        _tile_dpbusd(1, 4, 6);
+        _tile_dpbusd(1, 5, 7);
     }
-    _tile_stored(0, to_first, WIDTH);
-    _tile_stored(1, to_first + LANES, WIDTH);
-    if (!second) return;
-    _tile_stored(2, to_second, WIDTH);
-    _tile_stored(3, to_second + LANES, WIDTH);
+    if (i < inputs) {
+        _tile_loadd(4, x, 64);
+        _tile_loadd(6, w, 64);
+        _tile_dpbusd(0, 4, 6);
+        _tile_loadd(7, beside, 64);
+        _tile_dpbusd(1, 4, 7);
+    }
+    _tile_stored(0, sums, WIDTH);
+    _tile_stored(1, sums + LANES, WIDTH);
 }
 
 template <int P>
 inline void add_up(const Levels& x, int row, int rows, const Matrix& matrix, int block, std::int32_t* sums) {
-    constexpr int STEP = P * TILE * 64, HALF = TILE * GROUP * LANES;
     if (rows <= FEW) return strips<P>(x, row, rows, matrix, block, sums);
-    if (P == 1) return tiles(x.at(row, 0), rows > TILE ? x.at(row + TILE, 0) : nullptr, STEP, matrix, block, sums, sums + HALF);
-    tiles(x.at(row, 0, 0), x.at(row, 0, 1), STEP, matrix, block, sums, sums + PLANE);
-    if (rows > TILE) tiles(x.at(row + TILE, 0, 0), x.at(row + TILE, 0, 1), STEP, matrix, block, sums + HALF, sums + PLANE + HALF);
+    for (int first = 0; first < rows; first += TILE)
+        for (int plane = 0; plane < P; plane++)
+            tiles(x.at(row + first, 0, plane), P * TILE * 64, matrix, block, sums + plane * PLANE + first * GROUP * LANES);
 }
 
 #else

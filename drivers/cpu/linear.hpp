@@ -5,6 +5,8 @@
 
 namespace llmos {
 
+constexpr int MANY = 2 * ROWS;  // rows, so that they are a thread's whole work
+
 // For each row and group of the product y = x W^T: out(row, first block of the group, GROUP * 16 sums without bias).
 // `levels` is room for what a weight in levels wants x as. `together`: so many groups are one thread's, where `out` of fewer does
 // not fill a cache line: lines that two threads write wander between their cores.
@@ -12,15 +14,21 @@ template <class Out>
 void linear(Pool& pool, const Matrix& matrix, const Activations& x, Levels& levels, int rows, Out&& out, int together = 1) {
     if (matrix.in_levels()) levels.take(pool, x, rows, matrix.form == Form::WIDE_LEVELS ? 2 : 1);
     const int all_groups = matrix.blocks() / GROUP, groups = (all_groups + together - 1) / together;
-    // Few rows: every thread streams weights. Many: a group's weights stay in the cache for all the rows of a part.
-    const int parts = groups >= 8 * pool.size ? 1 : std::max(1, std::min(8 * pool.size / groups, rows / (4 * ROWS)));
-    const int share = round_up((rows + parts - 1) / parts, ROWS);
-    pool.run(groups * parts, [&](int chunk) {
+    // Few rows: every thread streams weights of its own. Many: it has rows of its own, and a group's weights stay in the cache for all of
+    // them; rows that two cores read again and again come from each other's caches, at half the rate.
+    const int parts = rows >= MANY * pool.size ? pool.size : 1, share = round_up((rows + parts - 1) / parts, ROWS);
+    pool.run_stretches(groups * parts, [&](int chunk) {
         [[maybe_unused]] Tiles tiles;
-        const int first = chunk / parts * together, from = chunk % parts * share, to = std::min(rows, from + share);
+        const int first = chunk % groups * together, from = chunk / groups * share, to = std::min(rows, from + share);
         alignas(64) float c[ROWS * GROUP * LANES];
         for (int group = first; group < std::min(all_groups, first + together); group++) {
             Panel panel(matrix, group * GROUP, to - from <= ONCE);
+#if defined(LLMOS_AMX)
+            if (!matrix.in_levels() && to - from > ONCE) {
+                product_many(x, from, to, panel, [&](int row, const float* sums) { out(row, group * GROUP, sums); });
+                continue;
+            }
+#endif
             for (int row = from; row < to; row += ROWS) {
                 const int count = std::min(ROWS, to - row);
                 if (matrix.in_levels())

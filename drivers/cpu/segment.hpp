@@ -18,16 +18,18 @@ constexpr float NOTHING = -std::numeric_limits<float>::infinity();
 // What a query has seen so far: [greatest score, sum of exponentials, weighted values...]
 inline int state_size(int width) { return width + 2; }
 
-// Into a state, all it held times `keep`, what a segment came to times `add`.
+// Into a state, all it held times `keep`, what a segment came to times `add`. Sixteen values lie `APART` times as far from the next.
+template <int APART = 1>
 inline void fold(float* into, float higher, float keep, float add, float total, const float* values, int width) {
     into[0] = higher;
     into[1] = std::fma(into[1], keep, total * add);
-    for (int i = 0; i < width; i += LANES) store(into + 2 + i, fma(load(into + 2 + i), all(keep), load(values + i) * all(add)));
+    for (int i = 0; i < width; i += LANES) store(into + 2 + i, fma(load(into + 2 + i), all(keep), load(values + i * APART) * all(add)));
 }
 
+template <int APART = 1>
 inline void begin(float* into, float top, float total, const float* values, int width) {
     into[0] = top, into[1] = total;
-    std::memcpy(into + 2, values, width * sizeof(float));
+    for (int i = 0; i < width; i += LANES) store(into + 2 + i, load(values + i * APART));
 }
 
 inline void fold(float* into, float top, float total, const float* values, int width) {
@@ -50,6 +52,30 @@ inline int last_seen(const Query* queries, int count) {
     return end;
 }
 
+// Values of a segment as tiles: 32 slots by 16 outputs, sixteen pairs, after each other; of a page of 16 slots only half of one lies
+// together. Where there are no more slots, zeros.
+struct ValueTiles {
+#if defined(LLMOS_AMX)
+    alignas(64) bf16 values[SEGMENT * MAX_WIDTH];
+
+    void take(const bf16* const* pages, int count, int slots, int width) {
+        const int half = slots / 2, columns = width / LANES;
+        const auto at = [&](int pair) { return values + (std::size_t(pair / TILE) * columns * TILE + pair % TILE) * INPUTS; };
+        for (int page = 0; page < count; page++)
+            for (int pair = 0; pair < half; pair++) {
+                const bf16* from = pages[page] + std::size_t(pair) * width * 2;
+                bf16* to = at(page * half + pair);
+                for (int column = 0; column < columns; column++) std::memcpy(to + column * TILE * INPUTS, from + column * INPUTS, INPUTS * sizeof(bf16));
+            }
+        for (int pair = count * half; pair % TILE; pair++)
+            for (int column = 0; column < columns; column++) std::memset(at(pair) + column * TILE * INPUTS, 0, INPUTS * sizeof(bf16));
+        stored();
+    }
+#else
+    void take(const void*, int, int, int) {}
+#endif
+};
+
 // The pages of one segment that somebody sees, as the functions below want them.
 template <class Number>
 struct Segment {
@@ -61,6 +87,7 @@ struct Segment {
     const Number* values[SEGMENT / LANES];  // of each page
     const Number* keys[SEGMENT / LANES];    // of each sixteen slots
     int start, slots, pages, length;
+    ValueTiles tiles;
 
     Segment(const Cache& cache, int layer, int head, const std::int32_t* frames, int from, int to) : start(from), slots(cache.slots) {
         cut(to);
@@ -70,6 +97,7 @@ struct Segment {
             values[page] = first + cache.half();
             for (int part = 0; part < parts; part++) keys[page * parts + part] = first + part * LANES * 2;
         }
+        if constexpr (std::is_same_v<Number, bf16>) tiles.take(values, pages, slots, cache.width);
     }
 
     // Leave only the pages before position `to`.
@@ -80,21 +108,22 @@ struct Segment {
 };
 
 // Scores become weights, exp(score - greatest), which `keep` takes by sixteens; returns the greatest and puts their sum in `total`.
-template <class Number, class Keep>
+// Sixteen scores lie `APART` times as far from the next.
+template <int APART = 1, class Number, class Keep>
 inline float soften(const Query& query, const Segment<Number>& segment, float* scores, float& total, Keep&& keep) {
     const int from = query.from - segment.start, to = query.to - segment.start;
     Vec best = all(NOTHING);
     std::uint32_t numbers = 0xffff;
     for (int i = 0; i < segment.length; i += LANES) {
-        Vec s = load(scores + i);
-        if (from > i || to < i + LANES) store(scores + i, s = between(s, all(NOTHING), from - i, to - i));
+        Vec s = load(scores + i * APART);
+        if (from > i || to < i + LANES) store(scores + i * APART, s = between(s, all(NOTHING), from - i, to - i));
         best = max(best, s);
         numbers &= equal(s, s);
     }
     const float top = numbers == 0xffff ? greatest(best) : NAN;  // a score that is no number makes none of all that follows
     Vec sums = all(0);
     for (int i = 0; i < segment.length; i += LANES) {
-        Vec e = top == NOTHING ? all(0) : exp(load(scores + i) - all(top));
+        Vec e = top == NOTHING ? all(0) : exp(load(scores + i * APART) - all(top));
         sums = sums + e;
         keep(i, e);
     }
@@ -200,93 +229,71 @@ inline void attend(const Cache& cache, const Read& segment, const Query* queries
 
 #if defined(LLMOS_AMX)
 
-//     tiles 0..3   sums, [16 queries, 16 slots or outputs]       4   queries [16, 32 numbers]      5   keys [16 pairs, 16 slots]
-//                                                                6   weights [16 queries, 16 slots]   7   values [8 pairs, 16 outputs]
-struct AttentionTiles : Tiles {
-    AttentionTiles() : Tiles(shapes()) {}
-    static TileShapes shapes() {
-        TileShapes shapes;
-        shapes.bytes[6] = 32;
-        shapes.rows[7] = 8;
-        return shapes;
+// What a product reads or writes lies in tiles, each in one stretch. Of the eight tiles six are in use at a time (product.hpp):
+//
+//     0, 1   sums [16 queries, 16 slots or outputs]     4, 5   queries or weights [16 queries, 32]     6, 7   keys or values [16 pairs, 16]
+constexpr int TILE_WORDS = TILE * INPUTS;  // of bfloat16
+
+// Tiles 0 and 1 (or 0 alone) of `count` times 32 numbers of A, by two columns of B: `beside` words from one to the other.
+inline void multiply(const bf16* a, const bf16* b, std::size_t next, std::size_t row, const bf16* beside, int count) {
+    int i = 0;
+    _tile_zero(0);
+    _tile_zero(1);
+    for (; i + 2 <= count; i += 2, a += 2 * TILE_WORDS, b += 2 * next) {
+        _tile_loadd(4, a, 64);
+        _tile_loadd(5, a + TILE_WORDS, 64);
+        _tile_loadd(6, b, row);
+        _tile_loadd(7, b + next, row);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(0, 5, 7);
+        if (!beside) continue;
+        _tile_loadd(6, beside, row);
+        _tile_loadd(7, beside + next, row);
+        _tile_dpbf16ps(1, 4, 6);
+        _tile_dpbf16ps(1, 5, 7);
+        beside += 2 * next;
     }
-};
+    if (i == count) return;
+    _tile_loadd(4, a, 64);
+    _tile_loadd(6, b, row);
+    _tile_dpbf16ps(0, 4, 6);
+    if (!beside) return;
+    _tile_loadd(7, beside, row);
+    _tile_dpbf16ps(1, 4, 7);
+}
 
 // Fold a segment into the states of up to 16 queries.
 inline void attend(const Cache& cache, const Segment<bf16>& segment, const Query* queries, int count) {
-    constexpr int IN = MAX_WIDTH * int(sizeof(bf16));
-    alignas(64) bf16 q[TILE][MAX_WIDTH];
-    alignas(64) bf16 weights[TILE][SEGMENT];
-    alignas(64) float scores[TILE][SEGMENT], out[TILE][MAX_WIDTH];
-    const int width = cache.width, padded = round_up(width, INPUTS), row = cache.slots * 2, step = row * int(sizeof(bf16));
-    for (int i = 0; i < count; i++) {
-        std::memcpy(q[i], queries[i].q, width * sizeof(bf16));
-        if (padded > width) std::memset(q[i] + width, 0, (padded - width) * sizeof(bf16));  // what lies behind the keys counts nothing
-    }
+    alignas(64) bf16 q[MAX_WIDTH / INPUTS][TILE][INPUTS];
+    alignas(64) bf16 weights[SEGMENT / INPUTS][TILE][INPUTS];
+    alignas(64) float scores[SEGMENT / LANES][TILE][LANES], out[MAX_WIDTH / LANES][TILE][LANES];
+    const int width = cache.width, blocks = segment.length / LANES, columns = width / LANES;
+    for (int i = 0; i < count; i++)
+        for (int at = 0; at < width; at += LANES) std::memcpy(&q[at / INPUTS][i][at % INPUTS], queries[i].q + at, LANES * sizeof(bf16));
+    if (width % INPUTS)  // what lies behind the keys counts nothing
+        for (int i = 0; i < count; i++) std::memset(&q[width / INPUTS][i][LANES], 0, LANES * sizeof(bf16));
     stored();
-    int block = 0;
-    for (; block + 4 <= segment.length / LANES; block += 4) {
-        const bf16* const* keys = segment.keys + block;
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-        for (int i = 0; i < width; i += INPUTS) {
-            const std::size_t at = std::size_t(i / 2) * row;
-            _tile_loadd(4, q[0] + i, IN);
-            _tile_loadd(5, keys[0] + at, step);
-            _tile_dpbf16ps(0, 4, 5);
-            _tile_loadd(5, keys[1] + at, step);
-            _tile_dpbf16ps(1, 4, 5);
-            _tile_loadd(5, keys[2] + at, step);
-            _tile_dpbf16ps(2, 4, 5);
-            _tile_loadd(5, keys[3] + at, step);
-            _tile_dpbf16ps(3, 4, 5);
-        }
-        _tile_stored(0, scores[0] + block * LANES, SEGMENT * 4);
-        _tile_stored(1, scores[0] + block * LANES + LANES, SEGMENT * 4);
-        _tile_stored(2, scores[0] + block * LANES + 2 * LANES, SEGMENT * 4);
-        _tile_stored(3, scores[0] + block * LANES + 3 * LANES, SEGMENT * 4);
-    }
-    for (; block < segment.length / LANES; block++) {
-        _tile_zero(0);
-        for (int i = 0; i < width; i += INPUTS) {
-            _tile_loadd(4, q[0] + i, IN);
-            _tile_loadd(5, segment.keys[block] + std::size_t(i / 2) * row, step);
-            _tile_dpbf16ps(0, 4, 5);
-        }
-        _tile_stored(0, scores[0] + block * LANES, SEGMENT * 4);
+    const std::size_t row = cache.slots * 2;
+    for (int block = 0; block < blocks; block += 2) {
+        const bool two = block + 1 < blocks;
+        multiply(q[0][0], segment.keys[block], TILE * row, row * sizeof(bf16), two ? segment.keys[block + 1] : nullptr, (width + INPUTS - 1) / INPUTS);
+        _tile_stored(0, scores[block], 64);
+        if (two) _tile_stored(1, scores[block + 1], 64);
     }
     float top[TILE], total[TILE];
-    for (int i = 0; i < count; i++) top[i] = soften(queries[i], segment, scores[i], weights[i], total[i]);
+    for (int i = 0; i < count; i++) {
+        const auto keep = [&](int slot, Vec e) { store_bf16(&weights[slot / INPUTS][i][slot % INPUTS], e); };
+        top[i] = soften<TILE>(queries[i], segment, scores[0][i], total[i], keep);
+        if (blocks % 2) std::memset(&weights[blocks / 2][i][LANES], 0, LANES * sizeof(bf16));
+    }
     stored();
-    constexpr int OUT = MAX_WIDTH * int(sizeof(float));
-    const int next = width * 2 * int(sizeof(bf16));
-    for (int at = 0; at < width; at += 4 * LANES) {
-        const int blocks = std::min(4, (width - at) / LANES);
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-        for (int slot = 0; slot < segment.length; slot += LANES) {
-            const bf16* v = segment.values[slot / cache.slots] + (std::size_t(slot % cache.slots / 2) * width + at) * 2;
-            _tile_loadd(6, weights[0] + slot, SEGMENT * 2);
-            _tile_loadd(7, v, next);
-            _tile_dpbf16ps(0, 6, 7);
-            if (blocks == 1) continue;
-            _tile_loadd(7, v + 2 * LANES, next);
-            _tile_dpbf16ps(1, 6, 7);
-            if (blocks == 2) continue;
-            _tile_loadd(7, v + 4 * LANES, next);
-            _tile_dpbf16ps(2, 6, 7);
-            if (blocks == 3) continue;
-            _tile_loadd(7, v + 6 * LANES, next);
-            _tile_dpbf16ps(3, 6, 7);
-        }
-        _tile_stored(0, out[0] + at, OUT);
-        if (blocks > 1) _tile_stored(1, out[0] + at + LANES, OUT);
-        if (blocks > 2) _tile_stored(2, out[0] + at + 2 * LANES, OUT);
-        if (blocks > 3) _tile_stored(3, out[0] + at + 3 * LANES, OUT);
+    const std::size_t next = std::size_t(columns) * TILE_WORDS;
+    for (int column = 0; column < columns; column += 2) {
+        const bool two = column + 1 < columns;
+        const bf16* values = segment.tiles.values + std::size_t(column) * TILE_WORDS;
+        multiply(weights[0][0], values, next, 64, two ? values + TILE_WORDS : nullptr, (blocks + 1) / 2);
+        _tile_stored(0, out[column], 64);
+        if (two) _tile_stored(1, out[column + 1], 64);
     }
     alignas(64) float keep[TILE], add[TILE], higher[TILE];  // of all queries, as `fold` finds them for one
     for (int i = 0; i < count; i++) {
@@ -300,15 +307,11 @@ inline void attend(const Cache& cache, const Segment<bf16>& segment, const Query
     for (int i = 0; i < count; i++) {
         if (top[i] == NOTHING) continue;
         if (queries[i].state[0] == NOTHING)
-            begin(queries[i].state, top[i], total[i], out[i], width);
+            begin<TILE>(queries[i].state, top[i], total[i], out[0][i], width);
         else
-            fold(queries[i].state, higher[i], keep[i], add[i], total[i], out[i], width);
+            fold<TILE>(queries[i].state, higher[i], keep[i], add[i], total[i], out[0][i], width);
     }
 }
-
-#else
-
-struct AttentionTiles {};
 
 #endif
 

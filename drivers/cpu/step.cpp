@@ -152,7 +152,7 @@ class Model {
         if (tokens * shape_.width < 8192)
             for (int i = 0; i < count; i++) f(i);
         else
-            pool.run(count, f);
+            pool.run_stretches(count, f);
     }
 
     void embed(const std::int32_t* ids, int tokens) {

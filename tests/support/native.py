@@ -108,6 +108,12 @@ class Functions:
         sizes = [self.library.llmos_sizes(index) for index in range(3)]
         assert sizes == [ctypes.sizeof(AttentionIn), ROW.itemsize, ctypes.sizeof(Choice)]
 
+    def stretches(self, threads: int, chunks: int, loops: int = 1, *, waits: bool = False) -> tuple[list[int], bool]:
+        """How often each chunk of a pool's stretches ran. waits: the first chunk waits for all others; False if in vain."""
+        runs = np.zeros(chunks, np.int32)
+        helped = self.library.llmos_stretches(threads, chunks, loops, int(waits), at(runs))
+        return [int(count) for count in runs], bool(helped)
+
     def product(
         self, w: NDArray[Any], x: Bits, bias: Floats, threads: int = 1, form: Form = Form.PAIRS, kind: int = 0
     ) -> tuple[Floats, bool]:

@@ -73,6 +73,29 @@ def test_a_row_of_a_product_is_the_same_bits_in_any_company(native: Functions, f
         assert np.array_equal(native.product(w, x[-rows:].copy(), bias, form=form)[0], alone[-rows:])
 
 
+@pytest.mark.parametrize("form", Form)
+@pytest.mark.parametrize(("inputs", "rows"), [(32, 33), (96, 128), (576, 129), (608, 64), (1100, 200), (1568, 257)])
+def test_many_rows_are_the_bits_of_each_alone(native: Functions, inputs: int, rows: int, form: Form) -> None:
+    """Whether threads share rows or weights, and whether sums wait between stretches of inputs."""
+    rng = np.random.default_rng(rows)
+    w, x, bias = bits(rng, 80, inputs), bits(rng, rows, inputs), np.zeros(80, np.float32)
+    alone = np.concatenate([native.product(w, x[row : row + 1], bias, form=form)[0] for row in range(rows)])
+    for threads in (1, 2, 5):
+        assert np.array_equal(native.product(w, x, bias, threads, form)[0], alone)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 5])
+@pytest.mark.parametrize("chunks", [0, 1, 2, 3, 5, 7, 64, 1001])
+def test_every_chunk_of_every_stretch_runs_once_a_loop(native: Functions, threads: int, chunks: int) -> None:
+    assert native.stretches(threads, chunks, loops=50) == ([50] * chunks, True)
+
+
+@pytest.mark.parametrize(("threads", "chunks"), [(2, 2), (2, 4), (3, 6), (4, 100)])
+def test_who_is_done_takes_what_others_have_left(native: Functions, threads: int, chunks: int) -> None:
+    """Whoever has the first chunk ends only after all others have run, its own stretch's too."""
+    assert native.stretches(threads, chunks, loops=5, waits=True) == ([5] * chunks, True)
+
+
 def test_a_matrix_gives_back_what_was_laid_out(native: Functions) -> None:
     for inputs in (1, 6, 37, 64):
         w = bits(np.random.default_rng(inputs), 35, inputs)
