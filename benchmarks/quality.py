@@ -40,7 +40,7 @@ from llmos.drivers.checkpoint import open_checkpoint
 from llmos.drivers.cpu.compiler import Compiled, compile_native
 from llmos.drivers.cpu.device import NativeDevice
 from llmos.drivers.cpu.pages import Kv
-from llmos.drivers.cpu.weights import Part, Weights, form_of
+from llmos.drivers.cpu.weights import KINDS, Part, Weights, form_of
 from llmos.drivers.tokenizer import load_text
 from llmos.drivers.weights import Checkpoint
 from llmos.kernel.device import GREEDY, Row, Step
@@ -300,7 +300,9 @@ def shipped_in_4_bits(checkpoint: Checkpoint) -> bool:
     """All matrices of the file are blocks that int4 takes as they are."""
     head = "model.embed_tokens.weight" if checkpoint.config.tied else "lm_head.weight"
     matrices = [name for name in checkpoint.names if name.endswith("_proj.weight") or name == head]
-    return all(form_of([checkpoint.blocks(name)], "int4", Part.HEAD if name == head else Part.OUTPUT)[1] for name in matrices)
+    blocks = {name: checkpoint.blocks(name) for name in matrices}
+    forms = {name: form_of([block], "int4", Part.HEAD if name == head else Part.OUTPUT) for name, block in blocks.items()}
+    return all(block is not None and KINDS.get(block.kind) is forms[name] for name, block in blocks.items())
 
 
 if __name__ == "__main__":

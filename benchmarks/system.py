@@ -5,7 +5,8 @@
 The first token of `llmsh -c` counts from the start of its process to the first byte it prints. Idleness is processor time of a
 process that has booted, answered, and waits. W6 (one prompt of 1,024 tokens, 16 continuations) and W3 (32 requests with 1,024 tokens
 in common and 64 own) are run with short answers: what is counted is tokens of prompts that the device has computed. One a request is
-computed again where all of a prompt is there already, for its logits.
+computed again where all of a prompt is there already, for its logits. Peak memory (VmHWM) is that of a process that loads a model, answers
+a question and ends, with the pages of that question.
 """
 
 from __future__ import annotations
@@ -21,18 +22,38 @@ from overhead import Figure, Sample, machine, show
 from workloads import Fork, SharedPrefix
 
 import llmos
+from llmos.services.init.settings import read_settings
+from llmos.services.init.store import library
 
 QUESTION = "ask What is the capital of France?"
+PEAK = """
+import sys, llmos
+with llmos.sync.boot(model=sys.argv[1]) as system, system.open() as context:
+    context.generate(user="What is the capital of France?", max_tokens=16)
+"""
+MOST_SECONDS = {"bf16": 1.5, "int8": 1.2}
+"""To a first token, by kind of weights."""
+MOST_MEMORY = {"bf16": 512.0, "int8": 358.4}
+"""MiB, with the few pages of one answer."""
 IDLE_SECONDS = 10.0
 ANSWER = 4
 """Tokens of an answer where only its prompt matters."""
 
 
-def first_token() -> float:
+def models() -> dict[str, str]:
+    """Of each kind of weights a tag of the default model, made if it is not there: it takes no room."""
+    store = library(read_settings().home)
+    made = {weights: store.quantize("smollm2", weights) for weights in MOST_MEMORY}
+    return {weights: f"{one.name}:{one.tag}" for weights, one in made.items()}
+
+
+def first_token(model: str) -> float:
     """Seconds from the start of `llmsh -c` to its first byte."""
     begin = time.perf_counter()
     code = "import sys; from llmos.shell.main import main; sys.exit(main())"
-    process = subprocess.Popen([sys.executable, "-c", code, "-c", QUESTION], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "--model", model, "-c", QUESTION], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+    )
     assert process.stdout is not None
     first = process.stdout.read(1)
     seconds = time.perf_counter() - begin
@@ -40,6 +61,17 @@ def first_token() -> float:
     if process.wait() or not first:
         raise RuntimeError(f"llmsh ended with status {process.returncode}; is the default model there? `llmos pull smollm2` fetches it")
     return seconds
+
+
+def peak(model: str) -> float:
+    """MiB of a process that has answered a question, at its peak."""
+    lines = subprocess.run(
+        [sys.executable, "-c", f"{PEAK}\nprint(open('/proc/self/status').read())", model],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 
 
 async def computed(system: llmos.System) -> int:
@@ -91,11 +123,15 @@ async def sample(seed: int) -> Sample:
 
 
 def figures(repeats: int) -> list[Figure]:
-    starts = tuple(first_token() for _ in range(repeats))
+    tags = models()
+    starts = {name: tuple(first_token(name) for _ in range(repeats)) for name in ("smollm2", *tags.values())}
+    peaks = {name: tuple(peak(name) for _ in range(repeats)) for name in tags.values()}
     samples = [asyncio.run(sample(seed)) for seed in range(repeats)]
     fanout, shared = Fork(), SharedPrefix()
     return [
-        Figure("llmsh -c, first token after the start of its process", "s", starts, 5),
+        Figure("llmsh -c, first token after the start of its process", "s", starts["smollm2"], 5),
+        *(Figure(f"    {weights}", "s", starts[name], MOST_SECONDS[weights]) for weights, name in tags.items()),
+        *(Figure(f"peak memory of a first answer, {weights}", "MiB", peaks[name], MOST_MEMORY[weights]) for weights, name in tags.items()),
         Figure("idle, booted and with a model", "% of a core", tuple(one["idle"] for one in samples), 1),
         Figure(
             f"W6, prompt tokens computed ({fanout.prompt:,} in common, {fanout.copies} continuations)",

@@ -34,6 +34,8 @@ Progress = Callable[[int, int], None]
 """Called with (weights done, weights in all)."""
 MAX_FREQUENCIES = 512
 """Numbers in rope_freqs.weight, which is read before the config that says how many there should be: half a head's width."""
+AT_ONCE = 1 << 20
+"""Numbers that are dequantized together, some 30 MB of temporary arrays."""
 _GGUF_NAMES = {
     "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
     "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm", "self_attn.o_proj": "attn_output",
@@ -87,7 +89,15 @@ def _pieces(file: GgufFile, config: ModelConfig, name: str) -> Iterator[NDArray[
 
 
 def _in_blocks(kind: int, shape: tuple[int, ...], load: Callable[[], NDArray[np.uint8]]) -> Weight:
-    return Weight("bf16", shape, lambda: to_bf16(dequantized(load(), kind)), Blocks(kind, load))
+    return Weight("bf16", shape, lambda: _rounded(load(), kind, shape), Blocks(kind, load))
+
+
+def _rounded(blocks: NDArray[np.uint8], kind: int, shape: tuple[int, ...]) -> NDArray[np.uint16]:
+    """bf16 bits, a few rows at a time: all of an embedding in float32 may be larger than the rest of its model."""
+    made, some = np.empty(shape, np.uint16), max(1, AT_ONCE // shape[1])
+    for row in range(0, shape[0], some):
+        made[row : row + some] = to_bf16(dequantized(blocks[row : row + some], kind))
+    return made
 
 
 def _weight(file: GgufFile, config: ModelConfig, name: str, shape: tuple[int, ...]) -> Weight:

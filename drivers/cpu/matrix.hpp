@@ -98,27 +98,26 @@ struct Matrix {
 
     // From numbers [rows, in].
     bool pack(Pool& pool, const bf16* source, int rows, int first, int stride) {
-        return lay_out(pool, rows, first, stride, [&](int row, int block, int lane) {
-            const bf16* from = source + std::size_t(row) * in;
-            int wrong = 0;
-            for (int i = 0; i < in; i++) wrong |= (from[i] & 0x7f80) == 0x7f80;
-            if (wrong) return false;
-            if (form == Form::PAIRS) return pack_pairs(from, block, lane), true;
-            if (in_levels()) return pack_levels(from, block, lane), true;
-            return pack_groups(from, block, lane);
-        });
+        return lay_out(pool, rows, first, stride, [&](int row, int block, int lane) { return pack_row(source + std::size_t(row) * in, block, lane); });
     }
 
-    // From blocks of GGUF, `row_bytes` a row; fours from those of four bits, eights from those of eight.
+    // From blocks of GGUF, `row_bytes` a row: as they are into groups of as many bits, into another form as the numbers they stand for.
     bool pack_blocks(Pool& pool, Kind kind, const std::uint8_t* source, std::size_t row_bytes, int rows, int first, int stride) {
         const std::size_t bytes = row_bytes / (in / GROUP_INPUTS);
+        const bool as_they_are = form == (kind == Q8_0 ? Form::EIGHTS : Form::FOURS);
         return lay_out(pool, rows, first, stride, [&](int row, int block, int lane) {
+            thread_local std::vector<bf16> numbers;
+            numbers.resize(in);
             bool finite = true;
             for (int i = 0; i < in; i += GROUP_INPUTS) {
                 const Grouped one = Grouped::read(kind, source + row * row_bytes + i / GROUP_INPUTS * bytes);
-                finite &= one.finite() && put(one, block, lane, i);
+                finite &= one.finite();
+                if (as_they_are)
+                    finite &= put(one, block, lane, i);
+                else
+                    for (int j = 0; j < GROUP_INPUTS; j++) numbers[i + j] = narrow(one.value(j));
             }
-            return finite;
+            return finite && (as_they_are || pack_row(numbers.data(), block, lane));
         });
     }
 
@@ -140,6 +139,16 @@ struct Matrix {
     }
 
    private:
+    // False if a number is not finite.
+    bool pack_row(const bf16* from, int block, int lane) {
+        int wrong = 0;
+        for (int i = 0; i < in; i++) wrong |= (from[i] & 0x7f80) == 0x7f80;
+        if (wrong) return false;
+        if (form == Form::PAIRS) return pack_pairs(from, block, lane), true;
+        if (in_levels()) return pack_levels(from, block, lane), true;
+        return pack_groups(from, block, lane);
+    }
+
     void pack_pairs(const bf16* from, int block, int lane) {
         bf16* to = weight.get() + block * block_size() + lane * 2;
         for (int i = 0; i < in; i++) to[i / 2 * LANES * 2 + i % 2] = from[i];

@@ -140,10 +140,9 @@ class _Filling:
         """A matrix of one or more weights that lie together, in one form."""
         model, checkpoint = self._model, self._checkpoint
         own = [checkpoint.blocks(f"{place.name}.weight") for place in places]
-        form, as_they_are = form_of(own, self._weights, part)
-        model.hold(layer, part, form)
+        model.hold(layer, part, form_of(own, self._weights, part))
         for place, block in zip(places, own, strict=True):
-            if as_they_are and block is not None:
+            if block is not None and block.kind in KINDS:
                 model.set_blocks(layer, part, block.kind, block.load(), place.first, place.stride)
             else:
                 model.set_matrix(layer, part, bf16(checkpoint, f"{place.name}.weight"), place.first, place.stride)
@@ -151,16 +150,15 @@ class _Filling:
                 model.set_bias(layer, part, floats(checkpoint, f"{place.name}.bias"), place.first, place.stride)
 
 
-def form_of(blocks: Sequence[Blocks | None], weights: Weights, part: Part) -> tuple[Form, bool]:
-    """The form of a matrix whose weights the file has as these blocks (None: as numbers), and whether the blocks are used as they are."""
+def form_of(blocks: Sequence[Blocks | None], weights: Weights, part: Part) -> Form:
+    """The form of a matrix whose weights the file has as these blocks (None: as numbers)."""
     forms = {None if block is None else KINDS.get(block.kind) for block in blocks}
     own = forms.pop() if len(forms) == 1 else None
     if weights == "int4":
-        form = Form.EIGHTS if part is Part.HEAD and own is not Form.FOURS else Form.FOURS
-        return form, form is own
+        return Form.EIGHTS if part is Part.HEAD and own is not Form.FOURS else Form.FOURS
     if weights == "" and own is not None:
-        return own, True
-    return {"int8": Form.WIDE_LEVELS, "w8a8": Form.LEVELS}.get(weights, Form.PAIRS), False
+        return own
+    return {"int8": Form.WIDE_LEVELS, "w8a8": Form.LEVELS}.get(weights, Form.PAIRS)
 
 
 def bf16(checkpoint: Checkpoint, name: str) -> NDArray[np.uint16]:

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import threading
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -76,8 +77,10 @@ def test_gguf_gives_the_same_weights_rounded_to_bf16(family: str, cached: bool, 
         np.testing.assert_array_equal(as_float(checkpoint, name), rounded(array))
 
 
+@pytest.mark.parametrize("at_once", [1, 1000, 1 << 20])
 @pytest.mark.parametrize("kind", [Kind.F16, Kind.BF16, Kind.Q8_0, Kind.Q4_0, Kind.Q4_1, Kind.Q5_0, Kind.Q5_1])
-def test_quantized_gguf(kind: Kind, tmp_path: Path) -> None:
+def test_quantized_gguf(kind: Kind, at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmos.drivers.derived.AT_ONCE", at_once)
     config = config_from_hf(config_json())
     weights = random_weights(config)
     write_gguf(tmp_path / "m.gguf", weights, config, kind)
@@ -86,6 +89,20 @@ def test_quantized_gguf(kind: Kind, tmp_path: Path) -> None:
     np.testing.assert_array_equal(as_float(checkpoint, plain), rounded(dequantize(quantize(weights[plain], kind), kind)))
     stored = dequantize(quantize(permuted(weights[query], config.heads), kind), kind)
     np.testing.assert_array_equal(permuted(as_float(checkpoint, query), config.heads), rounded(stored))
+
+
+def test_blocks_become_numbers_without_all_of_them_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmos.drivers.derived.AT_ONCE", 1 << 14)
+    config = config_from_hf(config_json(vocab_size=20_000))
+    write_gguf(tmp_path / "m.gguf", random_weights(config), config, Kind.Q4_1)
+    checkpoint = open_checkpoint(tmp_path / "m.gguf", tmp_path / "cache")
+    tracemalloc.start()
+    try:
+        made = checkpoint.array("model.embed_tokens.weight")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert made.nbytes < peak < made.nbytes + 64 * (1 << 14)
 
 
 def test_bf16_rounds_to_even_at_ties_and_keeps_signs() -> None:

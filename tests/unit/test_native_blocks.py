@@ -64,6 +64,16 @@ def test_products_are_those_of_the_weights_in_bf16(native: Functions, kind: Kind
             assert np.array_equal(got, expected), f"{rows} rows"
 
 
+@pytest.mark.parametrize("form", Form)
+@pytest.mark.parametrize("kind", TYPES)
+def test_blocks_in_another_form_are_their_numbers_in_it(native: Functions, kind: Kind, form: Form) -> None:
+    packed, x = blocks(np.random.default_rng(2), kind, 35, 96), bits(np.random.default_rng(3), 20, 96)
+    expected, _ = native.product(rounded(packed, kind), x, np.zeros(35, np.float32), form=Form.PAIRS if form is KINDS[kind] else form)
+    got, finite = native.product(packed, x, np.zeros(35, np.float32), 3, form, kind)
+    assert finite
+    assert np.array_equal(got, expected)
+
+
 @pytest.mark.parametrize("kind", TYPES)
 def test_unpacking_gives_the_weights_in_bf16(native: Functions, kind: Kind) -> None:
     packed = blocks(np.random.default_rng(0), kind, 35, 96)
@@ -88,12 +98,13 @@ def test_every_level_at_every_place(native: Functions, kind: Kind) -> None:
 
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("wrong", [0x7C00, 0xFC00, 0x7E00])
-def test_scales_that_are_no_numbers_are_found(native: Functions, kind: Kind, wrong: int) -> None:
+@pytest.mark.parametrize("form", Form)
+def test_scales_that_are_no_numbers_are_found(native: Functions, kind: Kind, wrong: int, form: Form) -> None:
     packed = blocks(np.random.default_rng(0), kind, 40, 64)
     for at in (0, packed.shape[1] // 2):
         broken = packed.copy()
         broken[33, at : at + 2] = np.array([wrong], np.uint16).view(np.uint8)
-        _, finite = native.product(broken, bits(np.random.default_rng(1), 1, 64), np.zeros(40, np.float32), 1, KINDS[kind], kind)
+        _, finite = native.product(broken, bits(np.random.default_rng(1), 1, 64), np.zeros(40, np.float32), 1, form, kind)
         assert not finite
 
 
@@ -151,26 +162,26 @@ def some(kind: int) -> Blocks:
 @pytest.mark.parametrize(
     ("kinds", "weights", "part", "expected"),
     [
-        ((3, 3, 3), "", Part.QUERY_KEY_VALUE, (Form.FOURS, True)),
-        ((2, 3), "", Part.GATE_UP, (Form.FOURS, True)),
-        ((8,), "", Part.HEAD, (Form.EIGHTS, True)),
-        ((3, 8), "", Part.GATE_UP, (Form.PAIRS, False)),
-        ((3, None), "", Part.GATE_UP, (Form.PAIRS, False)),
-        ((None,), "", Part.DOWN, (Form.PAIRS, False)),
-        ((14,), "", Part.DOWN, (Form.PAIRS, False)),
-        ((3,), "bf16", Part.DOWN, (Form.PAIRS, False)),
-        ((3,), "int8", Part.DOWN, (Form.WIDE_LEVELS, False)),
-        ((3,), "w8a8", Part.DOWN, (Form.LEVELS, False)),
-        ((3,), "int4", Part.DOWN, (Form.FOURS, True)),
-        ((8,), "int4", Part.DOWN, (Form.FOURS, False)),
-        ((8,), "int4", Part.HEAD, (Form.EIGHTS, True)),
-        ((3,), "int4", Part.HEAD, (Form.FOURS, True)),
-        ((None,), "int4", Part.HEAD, (Form.EIGHTS, False)),
-        ((None, None), "int4", Part.GATE_UP, (Form.FOURS, False)),
+        ((3, 3, 3), "", Part.QUERY_KEY_VALUE, Form.FOURS),
+        ((2, 3), "", Part.GATE_UP, Form.FOURS),
+        ((8,), "", Part.HEAD, Form.EIGHTS),
+        ((3, 8), "", Part.GATE_UP, Form.PAIRS),
+        ((3, None), "", Part.GATE_UP, Form.PAIRS),
+        ((None,), "", Part.DOWN, Form.PAIRS),
+        ((14,), "", Part.DOWN, Form.PAIRS),
+        ((3,), "bf16", Part.DOWN, Form.PAIRS),
+        ((3,), "int8", Part.DOWN, Form.WIDE_LEVELS),
+        ((3,), "w8a8", Part.DOWN, Form.LEVELS),
+        ((3,), "int4", Part.DOWN, Form.FOURS),
+        ((8,), "int4", Part.DOWN, Form.FOURS),
+        ((8,), "int4", Part.HEAD, Form.EIGHTS),
+        ((3,), "int4", Part.HEAD, Form.FOURS),
+        ((None,), "int4", Part.HEAD, Form.EIGHTS),
+        ((None, None), "int4", Part.GATE_UP, Form.FOURS),
     ],
 )
-def test_which_form_a_matrix_has(kinds: tuple[int | None, ...], weights: Weights, part: Part, expected: tuple[Form, bool]) -> None:
-    assert form_of([None if kind is None else some(kind) for kind in kinds], weights, part) == expected
+def test_which_form_a_matrix_has(kinds: tuple[int | None, ...], weights: Weights, part: Part, expected: Form) -> None:
+    assert form_of([None if kind is None else some(kind) for kind in kinds], weights, part) is expected
 
 
 def test_the_library_knows_every_way_to_hold_weights() -> None:
