@@ -5,7 +5,7 @@
 
 namespace llmos {
 
-constexpr int MANY = 2 * ROWS;  // rows, so that they are a thread's whole work
+constexpr int MANY = 2 * ROWS;  // so many rows are enough for one thread, or for a few that share them
 
 // For each row and group of the product y = x W^T: out(row, first block of the group, GROUP * 16 sums without bias).
 // `levels` is room for what a weight in levels wants x as. `together`: so many groups are one thread's, where `out` of fewer does
@@ -16,7 +16,7 @@ void linear(Pool& pool, const Matrix& matrix, const Activations& x, Levels& leve
     const int all_groups = matrix.blocks() / GROUP, groups = (all_groups + together - 1) / together;
     // Few rows: every thread streams weights of its own. Many: it has rows of its own, and a group's weights stay in the cache for all of
     // them; rows that two cores read again and again come from each other's caches, at half the rate.
-    const int parts = rows >= MANY * pool.size ? pool.size : 1, share = round_up((rows + parts - 1) / parts, ROWS);
+    const int parts = std::clamp(rows / MANY, 1, pool.size), share = round_up((rows + parts - 1) / parts, ROWS);
     pool.run_stretches(groups * parts, [&](int chunk) {
         [[maybe_unused]] Tiles tiles;
         const int first = chunk % groups * together, from = chunk / groups * share, to = std::min(rows, from + share);
