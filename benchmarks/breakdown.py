@@ -6,7 +6,8 @@ llmos runs here, in this process, as the workloads drive it. The native driver s
 that waits for the others; "outside" is the wall less all parts: kernel, Python, the client, and where a workload has tools, their
 sleep. The least is a roofline for every step (Williams, Waterman and Patterson 2009): weights and visible pages are read once at the
 memory's best rate, or its products done at the best rate of registers, whichever takes longer; both rates are measured here, before
-and after every run. What shares no bytes and no products has none. Of several repeats the one with the median wall is shown.
+and after every run. What reads no weights and multiplies nothing has none; a sliding window is not
+counted. Of several repeats the one with the median wall is shown.
 """
 
 from __future__ import annotations
@@ -111,7 +112,8 @@ class Watch:
         NativeDevice.execute = self._execute  # type: ignore[method-assign]
 
     async def run(self, engine: Llmos, workload: str, seed: int, bench: Bench) -> Run:
-        assert self.device is not None, "it has answered before"
+        if self.device is None:
+            raise RuntimeError("nothing ran on the native driver, which alone keeps laps: is there a C++ compiler?")
         self.demand, before, ceilings = Demand(), self.device.laps(), bench.ceilings()
         begin = time.perf_counter()
         await WORKLOADS[workload]().run(engine, random.Random(seed))
