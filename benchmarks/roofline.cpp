@@ -59,7 +59,7 @@ struct Linear {
         best.resize(std::size_t(rows) * first.blocks());
         timed(rounds, int(matrices.size()), seconds, [&] {
             for (const auto& matrix : matrices)
-                linear(pool, matrix, x, levels, rows, [&](int row, int block, const float* sums) {
+                linear(pool, matrix, x, rounded, rows, [&](int row, int block, const float* sums) {
                     if (head)
                         best[std::size_t(row) * first.blocks() + block] = arg_max(sums, GROUP * LANES);
                     else
@@ -71,7 +71,7 @@ struct Linear {
     Pool pool;
     std::vector<Matrix> matrices;
     Activations x;
-    Levels levels;
+    Rounded rounded;
     Buffer<float> y;
     Buffer<int> best;
 };

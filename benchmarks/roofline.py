@@ -34,13 +34,13 @@ ROWS = (1, 4, 8, 32, 128, 512)
 HEAD_ROWS = 128
 """The head is computed for rows that want a token: no more than this come together."""
 SLOTS = 16
-BITS = {"bf16": 16, "int8": 8, "w8a8": 8, "4-bit groups": 8, "8-bit groups": 8}
+BITS = {"bf16": 16, "int8": 8, "w8a8": 8, "4-bit groups": 8, "8-bit groups": 8, "w4a8": 8}
 """About, of a weight: how many copies make a working set."""
-ARITHMETIC = {"bf16": "bf16", "int8": "int8", "w8a8": "int8", "4-bit groups": "bf16", "8-bit groups": "bf16"}
+ARITHMETIC = {"bf16": "bf16", "int8": "int8", "w8a8": "int8", "4-bit groups": "bf16", "8-bit groups": "bf16", "w4a8": "int8"}
 """What is multiplied in the end: the ceiling that holds."""
 PLANES = {"int8": 2}
 """How often a weight is multiplied where it is not once: activations of 16 bits are two planes of 8."""
-FORMATS: dict[str, int] = {"bf16": 0, "int8": 4, "w8a8": 1, "4-bit groups": 2, "8-bit groups": 3}
+FORMATS: dict[str, int] = {"bf16": 0, "int8": 4, "w8a8": 1, "4-bit groups": 2, "8-bit groups": 3, "w4a8": 5}
 """A format of weights and its number in roofline.cpp (Linear::Format); also what its products are counted against: Ceilings."""
 
 

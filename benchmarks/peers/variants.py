@@ -60,6 +60,7 @@ VARIANTS: dict[str, Variant] = {
     "openvino-int8": Variant("openvino", "8-bit", "int8", "u8", {"model": "openvino-int8"}, ("models/openvino-int8",)),
     "llama_cpp-q8_0": gguf("Q8_0", "8-bit"),
     "llmos-q4_1": Variant("llmos", "4-bit", "Q4_1", "bf16", {"model": "smollm2:135m-instruct-q4_1"}),
+    "llmos-w4a8": Variant("llmos", "4-bit", "w4a8", "bf16", {"model": "smollm2:135m-instruct-q4_1-w4a8"}),
     "llama_cpp-q4_1": gguf("Q4_1", "4-bit"),
     "llama_cpp-q4_0": gguf("Q4_0", "4-bit"),
 }

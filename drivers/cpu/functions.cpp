@@ -71,8 +71,8 @@ int llmos_product(int threads, int form, int kind, const void* w, int out, int i
     given.shape(rows, in);
     for (int row = 0; row < rows; row++)
         for (int i = 0; i < in; i++) *given.at(row, i) = x[std::size_t(row) * in + i];
-    llmos::Levels levels;
-    llmos::linear(pool, matrix, given, levels, rows, [&](int row, int block, const float* sums) {
+    llmos::Rounded rounded;
+    llmos::linear(pool, matrix, given, rounded, rows, [&](int row, int block, const float* sums) {
         for (int i = 0; i < llmos::GROUP * llmos::LANES; i++) {
             const int at = block * llmos::LANES + i;
             if (at < out) y[std::size_t(row) * out + at] = sums[i] + matrix.bias[at];

@@ -88,9 +88,8 @@ inline void strip(const Levels& x, int row, const Matrix& matrix, int block, std
             for (int g = 0; g < GROUP; g++) weights[g] = load_fours(w + g * matrix.block_size() + (tile + i) * LANES);
             for (int r = 0; r < R; r++)
                 for (int p = 0; p < P; p++) {
-                    std::uint32_t four;
-                    std::memcpy(&four, rows[r] + (tile * P + p * 64) * TILE + i, 4);
-                    for (int g = 0; g < GROUP; g++) totals[r][p][g] = dot(totals[r][p][g], weights[g], four);
+                    const Fours four = all_fours(rows[r] + (tile * P + p * 64) * TILE + i);
+                    for (int g = 0; g < GROUP; g++) totals[r][p][g] = dot(totals[r][p][g], four, weights[g]);
                 }
         }
     for (int r = 0; r < R; r++)

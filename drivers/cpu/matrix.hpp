@@ -42,8 +42,12 @@ enum class Form {
     LEVELS,       // 8-bit integers that are multiplied as such, with activations of 8 bits: levels.hpp
     FOURS,        // in groups, with scales: blocks.hpp
     EIGHTS,
-    WIDE_LEVELS,  // levels, with activations of 16 bits
+    WIDE_LEVELS,    // levels, with activations of 16 bits
+    NARROW_FOURS,   // fours and eights that are multiplied as integers, with activations of 8 bits: grouped.hpp
+    NARROW_EIGHTS,
 };
+
+inline bool fours(Form form) { return form == Form::FOURS || form == Form::NARROW_FOURS; }
 
 struct Matrix {
     int in = 0, out = 0;
@@ -55,13 +59,15 @@ struct Matrix {
     Buffer<std::uint8_t> groups;   // fours or eights
     Buffer<float> bias;            // none: zeros
 
+    bool narrow_groups() const { return form == Form::NARROW_FOURS || form == Form::NARROW_EIGHTS; }
+    bool in_groups() const { return form != Form::PAIRS && !in_levels(); }
     bool in_levels() const { return form == Form::LEVELS || form == Form::WIDE_LEVELS; }
     int padded_in() const { return round_up(in, in_levels() ? 2 * INPUTS : INPUTS); }
     int blocks() const { return round_up(out, GROUP * LANES) / LANES; }
     int padded_out() const { return blocks() * LANES; }
     std::size_t block_size() const { return std::size_t(padded_in()) * LANES; }
     std::uint8_t* group(int block, int input) const {
-        const std::size_t bytes = form == Form::FOURS ? FOURS_BYTES : EIGHTS_BYTES;
+        const std::size_t bytes = fours(form) ? FOURS_BYTES : EIGHTS_BYTES;
         return groups.get() + (std::size_t(block) * (padded_in() / GROUP_INPUTS) + input / GROUP_INPUTS) * bytes;
     }
 
@@ -104,7 +110,7 @@ struct Matrix {
     // From blocks of GGUF, `row_bytes` a row: as they are into groups of as many bits, into another form as the numbers they stand for.
     bool pack_blocks(Pool& pool, Kind kind, const std::uint8_t* source, std::size_t row_bytes, int rows, int first, int stride) {
         const std::size_t bytes = row_bytes / (in / GROUP_INPUTS);
-        const bool as_they_are = form == (kind == Q8_0 ? Form::EIGHTS : Form::FOURS);
+        const bool as_they_are = in_groups() && fours(form) == (kind != Q8_0);
         return lay_out(pool, rows, first, stride, [&](int row, int block, int lane) {
             thread_local std::vector<bf16> numbers;
             numbers.resize(in);
@@ -132,7 +138,7 @@ struct Matrix {
             for (int i = 0; i < in; i++) to[i] = widen(from[i / 2 * LANES * 2 + i % 2]);
         } else {
             for (int i = 0; i < in; i += GROUP_INPUTS) {
-                const Grouped one = form == Form::FOURS ? Grouped::fours(group(block, i), lane) : Grouped::eights(group(block, i), lane);
+                const Grouped one = fours(form) ? Grouped::fours(group(block, i), lane) : Grouped::eights(group(block, i), lane);
                 for (int j = 0; j < std::min(GROUP_INPUTS, in - i); j++) to[i + j] = one.value(j);
             }
         }
@@ -170,14 +176,14 @@ struct Matrix {
         for (int i = 0; i < in; i += GROUP_INPUTS) {
             float x[GROUP_INPUTS];  // the last one's again where there are no more: they must not widen what levels span
             for (int j = 0; j < GROUP_INPUTS; j++) x[j] = widen(from[std::min(i + j, in - 1)]);
-            const Grouped one = form == Form::FOURS ? Grouped::near_fours(x) : Grouped::near_eights(x);
+            const Grouped one = fours(form) ? Grouped::near_fours(x) : Grouped::near_eights(x);
             finite &= one.finite() && put(one, block, lane, i);
         }
         return finite;
     }
 
     bool put(const Grouped& one, int block, int lane, int input) {
-        if (form == Form::FOURS)
+        if (fours(form))
             one.put_fours(group(block, input), lane);
         else
             one.put_eights(group(block, input), lane);
@@ -199,7 +205,7 @@ class Panel {
             stride_ = matrix.block_size();
             return;
         }
-        if (matrix.in_levels()) return;  // levels are multiplied as they are
+        if (matrix.in_levels() || matrix.narrow_groups()) return;  // levels are multiplied as they are
         thread_local Buffer<bf16> room;
         stretch_ = once ? std::min(STRETCH, matrix.padded_in()) : matrix.padded_in();
         stride_ = std::size_t(stretch_) * LANES;

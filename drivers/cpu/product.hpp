@@ -13,10 +13,12 @@ struct alignas(64) TileShapes {
     std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
 
-// The tiles belong to a thread while this lives; they would cost every context switch 8 KiB.
+// The tiles belong to a thread while this lives; they would cost every context switch 8 KiB. bytes: of a row of 4 and 5.
 struct Tiles {
-    Tiles() {
-        const TileShapes shapes;
+    explicit Tiles(int bytes = 64) {
+        TileShapes shapes;
+        shapes.bytes[4] = shapes.bytes[5] = std::uint16_t(bytes);
+        shapes.rows[6] = shapes.rows[7] = std::uint8_t(bytes / 4);
         asm volatile("" : : "m"(shapes));  // all of it is read; GCC's intrinsic says so of 8 bytes, and the others' stores may be dropped
         _tile_loadconfig(&shapes);
     }
@@ -150,7 +152,9 @@ void product_many(const Activations& x, int from, int to, Panel& panel, Out&& ou
 
 #else
 
-struct Tiles {};
+struct Tiles {
+    explicit Tiles(int = 64) {}
+};
 
 template <int R>
 inline void strip(const Activations& x, int row, Panel& panel, float* c) {

@@ -98,7 +98,7 @@ class Model {
             }
             norm(tokens, layer.input_norm.data());
             laps.end(REST);
-            linear(pool, layer.query_key_value, normed_, levels_, tokens, [&](int row, int block, const float* sums) {
+            linear(pool, layer.query_key_value, normed_, rounded_, tokens, [&](int row, int block, const float* sums) {
                 add_bias(layer.query_key_value, block, sums, fused_.get() + std::size_t(row) * fused_width());
             });
             laps.end(QUERY_KEY_VALUE);
@@ -106,13 +106,13 @@ class Model {
             laps.end(REST);
             plan->second->run(pool, l, queries_.get(), mixed_);
             laps.end(ATTENTION);
-            linear(pool, layer.output, mixed_, levels_, tokens, [&](int row, int block, const float* sums) { add_to_x(layer.output, row, block, sums); });
+            linear(pool, layer.output, mixed_, rounded_, tokens, [&](int row, int block, const float* sums) { add_to_x(layer.output, row, block, sums); });
             laps.end(OUTPUT);
             norm(tokens, layer.post_norm.data());
             laps.end(REST);
-            linear(pool, layer.gate_up, normed_, levels_, tokens, [&](int row, int block, const float* sums) { gate(layer.gate_up, row, block, sums); }, std::max(1, 4 / GROUP));
+            linear(pool, layer.gate_up, normed_, rounded_, tokens, [&](int row, int block, const float* sums) { gate(layer.gate_up, row, block, sums); }, std::max(1, 4 / GROUP));
             laps.end(GATE_UP);
-            linear(pool, layer.down, hidden_, levels_, tokens, [&](int row, int block, const float* sums) { add_to_x(layer.down, row, block, sums); });
+            linear(pool, layer.down, hidden_, rounded_, tokens, [&](int row, int block, const float* sums) { add_to_x(layer.down, row, block, sums); });
             laps.end(DOWN);
         }
         if (in.hidden)
@@ -267,7 +267,7 @@ class Model {
         logits_.resize(std::size_t(keep) * padded);
         for (int p = 0, k = 0; p < count; p++)
             if (keeps(p)) kept[p] = logits_.get() + std::size_t(k++) * padded;
-        linear(pool, head, last_, levels_, count, [&](int p, int block, const float* sums) {
+        linear(pool, head, last_, rounded_, count, [&](int p, int block, const float* sums) {
             const int from = block * LANES, n = std::min(GROUP * LANES, shape_.vocabulary - from);
             const int at = n > 0 ? arg_max(sums, n) : 0;
             best_[std::size_t(p) * groups + block / GROUP] = n > 0 ? Best{sums[at], from + at} : Best{NOTHING, 0};
@@ -292,7 +292,7 @@ class Model {
     Buffer<Best> best_;
     Buffer<bf16> queries_;  // [tokens, heads * head width]
     Activations normed_, mixed_, hidden_, last_;
-    Levels levels_;
+    Rounded rounded_;
 };
 
 // Whether this process may use what it was compiled for.

@@ -110,19 +110,26 @@ struct Fours {
     __m512i v;
 };
 inline Whole no_whole() { return {_mm512_setzero_si512()}; }
-inline Fours load_fours(const std::int8_t* p) { return {_mm512_loadu_si512(p)}; }
-// Adds four * weights: unsigned by signed bytes. VPMADDUBSW would saturate, so without VNNI both sides are widened.
-inline Whole dot(Whole sum, Fours weights, std::uint32_t four) {
-    const __m512i x = _mm512_set1_epi32(int(four));
+inline Whole all_whole(std::int32_t x) { return {_mm512_set1_epi32(x)}; }
+inline Fours load_fours(const void* p) { return {_mm512_loadu_si512(p)}; }
+inline void store(void* p, Fours a) { _mm512_storeu_si512(p, a.v); }
+inline Fours all_fours(const void* p) {
+    std::int32_t four;
+    std::memcpy(&four, p, 4);
+    return {_mm512_set1_epi32(four)};
+}
+// Unsigned by signed bytes. VPMADDUBSW would saturate, so without VNNI both sides are widened.
+inline Whole dot(Whole sum, Fours x, Fours y) {
 #if defined(__AVX512VNNI__)
-    return {_mm512_dpbusd_epi32(sum.v, x, weights.v)};
+    return {_mm512_dpbusd_epi32(sum.v, x.v, y.v)};
 #else
     const __m512i even = _mm512_set1_epi16(0x00ff);
-    const __m512i low = _mm512_madd_epi16(_mm512_and_si512(x, even), _mm512_srai_epi16(_mm512_slli_epi16(weights.v, 8), 8));
-    const __m512i high = _mm512_madd_epi16(_mm512_srli_epi16(x, 8), _mm512_srai_epi16(weights.v, 8));
+    const __m512i low = _mm512_madd_epi16(_mm512_and_si512(x.v, even), _mm512_srai_epi16(_mm512_slli_epi16(y.v, 8), 8));
+    const __m512i high = _mm512_madd_epi16(_mm512_srli_epi16(x.v, 8), _mm512_srai_epi16(y.v, 8));
     return {_mm512_add_epi32(sum.v, _mm512_add_epi32(low, high))};
 #endif
 }
+inline Vec to_floats(Whole a) { return {_mm512_cvtepi32_ps(a.v)}; }
 inline Vec load_whole(const std::int32_t* p, const std::int32_t* less) {
     return {_mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_loadu_si512(p), _mm512_loadu_si512(less)))};
 }
@@ -149,7 +156,18 @@ inline Vec nibbles(Bits a, int low) {
     const __m512 numbers = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     return {_mm512_permutexvar_ps(_mm512_srli_epi32(a.v, low), numbers)};  // looks at an index's lowest four bits only
 }
-inline Vec load_levels(const std::int8_t* p) { return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)))}; }
+// Of each byte the lower or the upper four bits; each byte plus 128.
+inline Fours low_nibbles(Bits a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
+inline Fours high_nibbles(Bits a) { return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))}; }
+inline Fours raised(Bits a) { return {_mm512_xor_si512(a.v, _mm512_set1_epi8(-128))}; }
+// The byte `at` of each word, with its sign.
+inline Vec signed_bytes(Bits a, int at) { return {_mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(a.v, 24 - 8 * at), 24))}; }
+// 32 whole numbers of 8 bits, of each eight the even ones first.
+inline void store_apart(std::int8_t* p, Vec a, Vec b) {
+    const __m256i order = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15));
+    const __m128i low = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a.v)), high = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(b.v));
+    _mm256_storeu_si256((__m256i*)p, _mm256_shuffle_epi8(_mm256_set_m128i(high, low), order));
+}
 inline Vec load_half(const f16* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p))}; }
 // Pairs (even, odd), rounded.
 inline void store_pairs(bf16* p, Vec even, Vec odd) {
@@ -253,15 +271,21 @@ struct Fours {
     __m256i a, b;
 };
 inline Whole no_whole() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
-inline Fours load_fours(const std::int8_t* p) { return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)(p + 32))}; }
-inline Whole dot(Whole sum, Fours weights, std::uint32_t four) {
-    const __m256i x = _mm256_set1_epi32(int(four)), even = _mm256_set1_epi16(0x00ff);
-    auto add = [&](__m256i to, __m256i w) {
-        const __m256i low = _mm256_madd_epi16(_mm256_and_si256(x, even), _mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8));
-        return _mm256_add_epi32(to, _mm256_add_epi32(low, _mm256_madd_epi16(_mm256_srli_epi16(x, 8), _mm256_srai_epi16(w, 8))));
-    };
-    return {add(sum.a, weights.a), add(sum.b, weights.b)};
+inline Whole all_whole(std::int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+inline Fours load_fours(const void* p) { return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)p + 1)}; }
+inline Fours all_fours(const void* p) {
+    std::int32_t four;
+    std::memcpy(&four, p, 4);
+    return {_mm256_set1_epi32(four), _mm256_set1_epi32(four)};
 }
+inline Whole dot(Whole sum, Fours x, Fours y) {
+    auto add = [](__m256i to, __m256i a, __m256i b) {
+        const __m256i low = _mm256_madd_epi16(_mm256_and_si256(a, _mm256_set1_epi16(0x00ff)), _mm256_srai_epi16(_mm256_slli_epi16(b, 8), 8));
+        return _mm256_add_epi32(to, _mm256_add_epi32(low, _mm256_madd_epi16(_mm256_srli_epi16(a, 8), _mm256_srai_epi16(b, 8))));
+    };
+    return {add(sum.a, x.a, y.a), add(sum.b, x.b, y.b)};
+}
+inline Vec to_floats(Whole x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
 inline Vec load_whole(const std::int32_t* p, const std::int32_t* less) {
     auto some = [](const std::int32_t* a, const std::int32_t* b) { return _mm256_sub_epi32(_mm256_loadu_si256((const __m256i*)a), _mm256_loadu_si256((const __m256i*)b)); };
     return {_mm256_cvtepi32_ps(some(p, less)), _mm256_cvtepi32_ps(some(p + 8, less + 8))};
@@ -316,9 +340,18 @@ inline Vec nibbles(Bits x, int low) {
     auto some = [&](__m256i w) { return _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(w, low), _mm256_set1_epi32(15))); };
     return {some(x.a), some(x.b)};
 }
-inline Vec load_levels(const std::int8_t* p) {
-    auto some = [](const std::int8_t* q) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)q))); };
-    return {some(p), some(p + 8)};
+inline Fours low_nibbles(Bits x) { return {_mm256_and_si256(x.a, _mm256_set1_epi8(15)), _mm256_and_si256(x.b, _mm256_set1_epi8(15))}; }
+inline Fours high_nibbles(Bits x) { return low_nibbles(Bits{_mm256_srli_epi16(x.a, 4), _mm256_srli_epi16(x.b, 4)}); }
+inline Fours raised(Bits x) { return {_mm256_xor_si256(x.a, _mm256_set1_epi8(-128)), _mm256_xor_si256(x.b, _mm256_set1_epi8(-128))}; }
+inline Vec signed_bytes(Bits x, int at) {
+    auto some = [&](__m256i w) { return _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(w, 24 - 8 * at), 24)); };
+    return {some(x.a), some(x.b)};
+}
+inline void store_apart(std::int8_t* p, Vec x, Vec y) {
+    const __m128i order = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
+    store_levels(p, x);
+    store_levels(p + LANES, y);
+    for (int at = 0; at < 2 * LANES; at += LANES) _mm_storeu_si128((__m128i*)(p + at), _mm_shuffle_epi8(_mm_loadu_si128((const __m128i*)(p + at)), order));
 }
 inline Vec load_half(const f16* p) { return {_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)), _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(p + 8)))}; }
 // Of no numbers that are not finite.

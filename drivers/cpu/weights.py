@@ -23,10 +23,11 @@ from .native import Model, Native, Shape
 
 LANES = 16
 MAX_HEAD_WIDTH = 256
-Weights = Literal["", "bf16", "int8", "int4", "w8a8"]
+Weights = Literal["", "bf16", "int8", "int4", "w8a8", "w4a8"]
 """How to hold the matrices. "": as the file has them. int8: 8-bit integers, a scale for each output, times activations of
 16 bits, a scale for each token (levels.hpp). int4: 4-bit groups of 32, 8-bit ones of the head (blocks.hpp), the file's own where it
-has such. w8a8: int8 with activations of 8 bits, which lose much."""
+has such. w8a8: int8 with activations of 8 bits, which lose much. w4a8: int4
+with such, but in groups of 32 with a scale each (grouped.hpp)."""
 
 
 class Part(IntEnum):
@@ -47,13 +48,18 @@ class Form(IntEnum):
     FOURS = 2
     EIGHTS = 3
     WIDE_LEVELS = 4
+    NARROW_FOURS = 5
+    NARROW_EIGHTS = 6
 
 
 KINDS = {2: Form.FOURS, 3: Form.FOURS, 8: Form.EIGHTS}
 """Types of ggml whose blocks are used as they are (Q4_0, Q4_1, Q8_0), and the form that takes them."""
 
 
-NAMES = {Form.PAIRS: "bf16", Form.LEVELS: "w8a8", Form.FOURS: "4-bit", Form.EIGHTS: "8-bit", Form.WIDE_LEVELS: "int8"}
+NAMES = {
+    Form.PAIRS: "bf16", Form.LEVELS: "w8a8", Form.FOURS: "4-bit", Form.EIGHTS: "8-bit", Form.WIDE_LEVELS: "int8",
+    Form.NARROW_FOURS: "w4a8", Form.NARROW_EIGHTS: "8-bit in w4a8",
+}  # fmt: skip
 
 
 class Norm(IntEnum):
@@ -154,8 +160,11 @@ def form_of(blocks: Sequence[Blocks | None], weights: Weights, part: Part) -> Fo
     """The form of a matrix whose weights the file has as these blocks (None: as numbers)."""
     forms = {None if block is None else KINDS.get(block.kind) for block in blocks}
     own = forms.pop() if len(forms) == 1 else None
-    if weights == "int4":
-        return Form.EIGHTS if part is Part.HEAD and own is not Form.FOURS else Form.FOURS
+    if weights in ("int4", "w4a8"):
+        fours = part is not Part.HEAD or own is Form.FOURS
+        if weights == "int4":
+            return Form.FOURS if fours else Form.EIGHTS
+        return Form.NARROW_FOURS if fours else Form.NARROW_EIGHTS
     if weights == "" and own is not None:
         return own
     return {"int8": Form.WIDE_LEVELS, "w8a8": Form.LEVELS}.get(weights, Form.PAIRS)

@@ -20,7 +20,7 @@ from llmos.kernel.errno import BadFormat, Fault, InvalidArgument
 from .transfer import read_small
 
 VERSION = 1
-QUANTIZED = ("bf16", "int8", "int4", "w8a8")
+QUANTIZED = ("bf16", "int8", "int4", "w8a8", "w4a8")
 """How weights can be held instead of as their files have them, see `Library.quantize`: Weights of drivers/cpu/weights.py."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,95}")
 

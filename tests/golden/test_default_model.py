@@ -128,13 +128,14 @@ def test_bf16_says_nearly_the_same(both: Golden, text: Tokenizer, kind: str) -> 
     assert losses.max() < 2
 
 
-def test_int8_is_near_bf16(checkpoint: Checkpoint, text: Tokenizer) -> None:
-    """Divergence of each next token's distribution, in nats; activations of 8 bits lose more than four times as much."""
+def test_integers_are_near_bf16(checkpoint: Checkpoint, text: Tokenizer) -> None:
+    """Divergence of each next token's distribution, in nats; 8-bit activations with one scale a token lose more than four times as much."""
     prompts = [text.chat([{"role": "user", "content": prompt}], reply=True) for prompt in PROMPTS]
-    plain, wide, narrow = (log_probabilities(checkpoint, prompts, weights) for weights in ("bf16", "int8", "w8a8"))
-    losses = [(np.exp(plain) * (plain - other)).sum(-1).mean() for other in (wide, narrow)]
-    assert 0 < losses[0] < 0.01
-    assert losses[1] > 4 * losses[0]
+    plain, *others = (log_probabilities(checkpoint, prompts, weights) for weights in ("bf16", "int8", "w4a8", "w8a8"))
+    wide, fours, narrow = ((np.exp(plain) * (plain - other)).sum(-1).mean() for other in others)
+    assert 0 < wide < 0.01
+    assert 0 < fours < 0.01
+    assert narrow > 4 * wide
     (capital, *_) = answers(checkpoint, prompts[:1], "int8")
     assert "Paris" in text.decode(capital)
 

@@ -171,7 +171,7 @@ def play(world: World, program: list[tuple[Any, ...]]) -> None:
     program=programs(),
     threads=st.integers(1, 3),
     slots=st.sampled_from([16, 16, 32, 128]),
-    kind=st.sampled_from(["bf16", "int8", "int4", "w8a8"]),
+    kind=st.sampled_from(["bf16", "int8", "int4", "w8a8", "w4a8"]),
     kv=st.sampled_from(["bf16", "int8"]),
 )
 def test_every_context_says_what_it_says_alone(

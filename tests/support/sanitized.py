@@ -66,7 +66,7 @@ def sampling(functions: Functions) -> None:
 
 def steps() -> None:
     for changes in ({}, {"width": 37, "ffn_width": 19, "vocabulary": 33, "heads": 3, "kv_heads": 1, "tied": False, "windows": (None, 20)}):
-        for kind, kv in itertools.product(("bf16", "int8", "int4", "w8a8"), KV):
+        for kind, kv in itertools.product(("bf16", "int8", "int4", "w8a8", "w4a8"), KV):
             shape = config(**{"head_width": 48, "qk_norm": True, "attention_bias": True, **changes})
             one = native.device(shape, random_weights(shape), threads=3, weights=kind, kv=kv)
             frontend = Frontend(one)

@@ -94,7 +94,7 @@ def test_either_can_be_removed(library: Library, model: Manifest, first: str) ->
 def test_what_is_refused(library: Library, model: Manifest) -> None:
     library.quantize("mine", "int8")
     for to in ("", "int3", "INT8", "../x", "x" * 5000):
-        with pytest.raises(InvalidArgument, match=r"can be held as bf16, int8, int4 or w8a8, not '.{0,40}' "):
+        with pytest.raises(InvalidArgument, match=r"can be held as bf16, int8, int4, w8a8 or w4a8, not '.{0,40}' "):
             library.quantize("mine", to)
     with pytest.raises(InvalidArgument, match=r"mine:local-int8 is int8 already; name the model it was made from"):
         library.quantize("mine:local-int8", "int8")

@@ -135,7 +135,7 @@ def test_gate_and_up(opened: Opener) -> None:
         np.testing.assert_allclose(got, decoder(shape, weights, tokens), rtol=5e-3, atol=5e-3 * max(1, scale))
 
 
-@pytest.mark.parametrize("kind", ["bf16", "int8", "int4", "w8a8"])
+@pytest.mark.parametrize("kind", ["bf16", "int8", "int4", "w8a8", "w4a8"])
 def test_threads_give_the_same_bits(opened: Opener, kind: str) -> None:
     shape = config(**SHAPES["large"])
     row = whole(tokens_of(shape, 200))
@@ -247,7 +247,7 @@ def test_rows_without_store_write_nothing_and_say_the_same(opened: Opener) -> No
 
 def test_a_digest_names_the_instruction_set_the_pages_and_the_weights(isa: Isa) -> None:
     digests = set()
-    plain = [(16, "bf16"), (32, "bf16"), (16, "int8"), (16, "int4"), (16, "w8a8")]
+    plain = [(16, "bf16"), (32, "bf16"), (16, "int8"), (16, "int4"), (16, "w8a8"), (16, "w4a8")]
     kinds = [*((*each, "bf16") for each in plain), (16, "bf16", "int8"), (16, "int8", "int8")]
     for slots, kind, kv in kinds:
         one = device(config(), random_weights(config()), isa, page_slots=slots, weights=kind, kv=kv)

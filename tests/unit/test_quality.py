@@ -88,9 +88,10 @@ def test_plain_weights(quality, tmp_path, monkeypatch, capsys):
     rows = rows_of(tmp_path / "out.json")
     named = [f"native {weights}" if weights else "native as the file has it" for weights in get_args(Weights)]
     assert list(rows) == ["torch fp32", "torch bf16", *named, "native bf16, kv int8"]
-    exact, plain, levels, narrow, fours = (
-        rows[name] for name in ("torch fp32", "native bf16", "native int8", "native w8a8", "native int4")
+    exact, plain, levels, narrow, fours, narrow_fours = (
+        rows[name] for name in ("torch fp32", "native bf16", "native int8", "native w8a8", "native int4", "native w4a8")
     )
+    assert fours["kl_mean"] < narrow_fours["kl_mean"] < 1.5 * fours["kl_mean"]
     assert (exact["kl_mean"], exact["agree"], exact["greedy"]) == (0, 1, 16)
     assert 0 < plain["kl_mean"] < levels["kl_mean"] < narrow["kl_mean"] < fours["kl_mean"] < 0.5
     assert 0 < rows["native bf16, kv int8"]["kl_mean"] < narrow["kl_mean"]
