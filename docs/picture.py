@@ -44,6 +44,7 @@ def session(arguments: list[str]) -> list[tuple[str, str]]:
         Path(folder, "notes.txt").write_text(NOTES, encoding="utf-8")
         # A dumb terminal moves no cursor, so that its output is the text one sees.
         environment = dict(os.environ) | {"TERM": "dumb", "HOME": folder, "COLUMNS": str(WIDTH)}
+        environment.setdefault("XDG_CACHE_HOME", str(Path.home() / ".cache"))  # what is compiled for this machine already
         if "LLMOS_HOME" not in environment:
             from llmos.services.init.settings import read_settings
 
