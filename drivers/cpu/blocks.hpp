@@ -23,18 +23,11 @@ constexpr int GROUP_INPUTS = 32;
 constexpr int WORDS = 4 * LANES * 4;  // bytes of a group of fours before its scales
 constexpr int FOURS_BYTES = WORDS + 2 * LANES * int(sizeof(f16)), EIGHTS_BYTES = GROUP_INPUTS * LANES + LANES * int(sizeof(f16));
 
-constexpr int AHEAD = 2048;
-
 // Types of ggml.
 enum Kind { Q4_0 = 2, Q4_1 = 3, Q8_0 = 8 };
 
 inline f16 to_half(float x) { return f16(_cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT)); }
 inline float from_half(f16 x) { return _cvtsh_ss(x); }
-
-// What is decoded next comes from memory meanwhile: decoding takes about as long.
-inline void fetch(const std::uint8_t* from, int bytes) {
-    for (int line = 0; line < bytes; line += 64) _mm_prefetch(from + AHEAD + line, _MM_HINT_T0);
-}
 
 // 16 pairs of inputs [32] of 16 outputs, as matrix.hpp lays them out.
 inline void decode_fours(const std::uint8_t* from, bf16* to) {

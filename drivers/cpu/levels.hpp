@@ -85,7 +85,10 @@ inline void strip(const Levels& x, int row, const Matrix& matrix, int block, std
     for (int tile = 0; tile < x.width; tile += 64)
         for (int i = 0; i < 64; i += 4) {
             Fours weights[GROUP];
-            for (int g = 0; g < GROUP; g++) weights[g] = load_fours(w + g * matrix.block_size() + (tile + i) * LANES);
+            for (int g = 0; g < GROUP; g++) {
+                fetch(w + g * matrix.block_size() + (tile + i) * LANES, 64);
+                weights[g] = load_fours(w + g * matrix.block_size() + (tile + i) * LANES);
+            }
             for (int r = 0; r < R; r++)
                 for (int p = 0; p < P; p++) {
                     const Fours four = all_fours(rows[r] + (tile * P + p * 64) * TILE + i);
@@ -112,7 +115,8 @@ inline void strips(const Levels& x, int row, int rows, const Matrix& matrix, int
 constexpr int FEW = 3;  // so many rows take vectors: tiles would be mostly empty
 
 // Sums of one tile of rows in one plane, whose tiles are `step` bytes apart; in six tiles of the eight (product_tile).
-inline void tiles(const std::uint8_t* x, int step, const Matrix& matrix, int block, std::int32_t* sums) {
+// first: nobody has read these weights just before.
+inline void tiles(const std::uint8_t* x, int step, const Matrix& matrix, int block, std::int32_t* sums, bool first) {
     constexpr int NEXT = 64 * LANES;
     const std::int8_t *w = matrix.levels.get() + block * matrix.block_size(), *beside = w + matrix.block_size();
     const int inputs = matrix.padded_in();
@@ -120,6 +124,7 @@ inline void tiles(const std::uint8_t* x, int step, const Matrix& matrix, int blo
     _tile_zero(1);
     int i = 0;
     for (; i + 128 <= inputs; i += 128, x += 2 * step, w += 2 * NEXT, beside += 2 * NEXT) {
+        if (first) fetch(w, 2 * NEXT), fetch(beside, 2 * NEXT);
         _tile_stream_loadd(4, x, 64);
         _tile_stream_loadd(5, x + step, 64);
         _tile_loadd(6, w, 64);
@@ -147,7 +152,7 @@ inline void add_up(const Levels& x, int row, int rows, const Matrix& matrix, int
     if (rows <= FEW) return strips<P>(x, row, rows, matrix, block, sums);
     for (int first = 0; first < rows; first += TILE)
         for (int plane = 0; plane < P; plane++)
-            tiles(x.at(row + first, 0, plane), P * TILE * 64, matrix, block, sums + plane * PLANE + first * GROUP * LANES);
+            tiles(x.at(row + first, 0, plane), P * TILE * 64, matrix, block, sums + plane * PLANE + first * GROUP * LANES, first + plane == 0);
 }
 
 #else

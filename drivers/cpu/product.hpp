@@ -50,7 +50,9 @@ inline void product_few(const Activations& x, int row, Panel& panel, float* c) {
 #pragma GCC unroll 16  // or the sums would live in memory
         for (int j = 0; j < INPUTS; j += 2)
             for (int g = 0; g < GROUP; g++) {
-                const Pairs pairs = load_pairs(w + g * panel.stride() + j * LANES);
+                const bf16* from = w + g * panel.stride() + j * LANES;
+                fetch(from, 64);
+                const Pairs pairs = load_pairs(from);
                 for (int r = 0; r < R; r++) dot_apart(even[r][g], odd[r][g], pairs, wide[r][j], wide[r][j + 1]);
             }
         for (int r = 0; r < R; r++)
@@ -62,11 +64,13 @@ inline void product_few(const Activations& x, int row, Panel& panel, float* c) {
 
 constexpr int TILE_SUMS = TILE * GROUP * LANES, WIDTH = GROUP * LANES * int(sizeof(float));
 
-// c [16, 2 * 16] of one tile of rows, over inputs [from, to): added to what is there, unless they are the first.
+// c [16, 2 * 16] of one tile of rows, over inputs [from, to): added to what is there, unless they are the first. ONE_PASS: the weights
+// are read for these rows only, from memory.
 //
 // Two sums, and two inputs after another into each. With four, which read a tile of weights once for two of rows, all eight tiles are
 // in use, and where others multiply tiles on the core's other thread a product takes 28 ns instead of 17, with nobody there 7.5
 // either way (Sapphire Rapids; operands in the first cache).
+template <bool ONE_PASS>
 inline void product_tile(const bf16* x, int from, int to, Panel& panel, float* c) {
     constexpr int NEXT = INPUTS * LANES;
     if (from) {
@@ -80,6 +84,7 @@ inline void product_tile(const bf16* x, int from, int to, Panel& panel, float* c
     int i = from;
     for (; i + 2 * INPUTS <= to; i += 2 * INPUTS) {
         const bf16* w = panel.at(i);
+        if (ONE_PASS) fetch(w, 4 * NEXT), fetch(w + beside, 4 * NEXT);
         _tile_stream_loadd(4, x + i * TILE, 64);  // not to stay in the first cache, which is for the weights
         _tile_stream_loadd(5, x + i * TILE + NEXT, 64);
         _tile_loadd(6, w, 64);
@@ -109,13 +114,14 @@ inline void product(const Activations& x, int row, int rows, Panel& panel, float
     if (rows == 2) return product_few<2>(x, row, panel, c);
     if (rows == 3) return product_few<3>(x, row, panel, c);
     const bf16 *upper = x.at(row, 0), *lower = x.at(row + TILE, 0);
-    if (rows <= TILE) return product_tile(upper, 0, x.width, panel, c);
+    if (rows <= TILE) return product_tile<true>(upper, 0, x.width, panel, c);
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
     for (int i = 0; i < x.width; i += INPUTS) {
         const bf16* w = panel.at(i);
+        fetch(w, INPUTS * LANES * 2), fetch(w + panel.stride(), INPUTS * LANES * 2);
         _tile_loadd(4, upper + i * TILE, 64);
         _tile_loadd(6, w, 64);
         _tile_dpbf16ps(0, 4, 6);
@@ -144,7 +150,7 @@ void product_many(const Activations& x, int from, int to, Panel& panel, Out&& ou
         for (int row = from; row < to; row += TILE) {
             float* c = waiting.get() + (row - from) / TILE * apart;
             const int end = std::min(x.width, begin + part);
-            product_tile(x.at(row, 0), begin, end, panel, c);
+            product_tile<false>(x.at(row, 0), begin, end, panel, c);
             if (end < x.width) continue;
             for (int r = 0; r < std::min(TILE, to - row); r++) out(row + r, c + r * GROUP * LANES);
         }
@@ -167,7 +173,10 @@ inline void strip(const Activations& x, int row, Panel& panel, float* c) {
         const bf16* w = panel.at(tile);
         for (int i = 0; i < INPUTS; i += 2) {
             Pairs weights[GROUP];
-            for (int g = 0; g < GROUP; g++) weights[g] = load_pairs(w + g * panel.stride() + i * LANES);
+            for (int g = 0; g < GROUP; g++) {
+                fetch(w + g * panel.stride() + i * LANES, 64);
+                weights[g] = load_pairs(w + g * panel.stride() + i * LANES);
+            }
             for (int r = 0; r < R; r++) {
                 std::uint32_t pair;
                 std::memcpy(&pair, rows[r] + tile * TILE + i, 4);
