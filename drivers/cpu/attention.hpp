@@ -61,8 +61,7 @@ class Attention {
         const int pieces = int(pieces_.size()), kv = cache_.kv_heads;
         for (std::size_t i = 0; i < left_.size(); i++) left_[i].store(segments_of_[i / kv], std::memory_order_relaxed);
         const int items = int(chunks_.size()) + pieces;
-        pool.run_stretches(items * kv, [&](int work) {
-            [[maybe_unused]] Tiles tiles;
+        pool.run_stretches<Tiles>(items * kv, [&](int work) {
             const int item = work % items, head = work / items;  // one head after the other: its pages stay near
             if (item < int(chunks_.size()))
                 chunk(layer, head, chunks_[item], queries, out);

@@ -52,6 +52,11 @@ struct LevelGroups {
     }
 };
 
+// A group is half of what a tile holds.
+struct NarrowTiles : Tiles {
+    NarrowTiles() : Tiles(GROUP_INPUTS) {}
+};
+
 constexpr int FOURS_OF_GROUP = GROUP_INPUTS / 4;
 
 // A group's levels, four inputs side by side, none below 0.

@@ -29,8 +29,7 @@ void linear(Pool& pool, const Matrix& matrix, const Activations& x, Rounded& rou
     // Few rows: every thread streams weights of its own. Many: it has rows of its own, and a group's weights stay in the cache for all of
     // them; rows that two cores read again and again come from each other's caches, at half the rate.
     const int parts = std::clamp(rows / MANY, 1, pool.size), share = round_up((rows + parts - 1) / parts, ROWS);
-    pool.run_stretches(groups * parts, [&](int chunk) {
-        [[maybe_unused]] const Tiles tiles(matrix.narrow_groups() ? GROUP_INPUTS : 64);
+    const auto some = [&](int chunk) {
         const int first = chunk % groups * together, from = chunk / groups * share, to = std::min(rows, from + share);
         alignas(64) float c[ROWS * GROUP * LANES];
         for (int group = first; group < std::min(all_groups, first + together); group++) {
@@ -56,7 +55,8 @@ void linear(Pool& pool, const Matrix& matrix, const Activations& x, Rounded& rou
                 for (int r = 0; r < count; r++) give(row + r, c + r * GROUP * LANES);
             }
         }
-    });
+    };
+    matrix.narrow_groups() ? pool.run_stretches<NarrowTiles>(groups * parts, some) : pool.run_stretches<Tiles>(groups * parts, some);
 }
 
 }  // namespace llmos

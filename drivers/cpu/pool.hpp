@@ -18,6 +18,7 @@
 #include <cstdint>
 #include <thread>
 #include <type_traits>
+#include <variant>
 #include <vector>
 
 #include <immintrin.h>
@@ -55,12 +56,18 @@ class Pool {
 
     // The same for chunks of which neighbours read or write the same memory: of `size` stretches a thread has its own, the same in every
     // loop, so that what it has read or written stays in its core's cache. Whoever is done with its own takes of the others' what is left.
-    template <class F>
+    // Held: what a thread has while it works.
+    template <class Held = std::monostate, class F>
     void run_stretches(int chunks, F&& f) {
-        if (chunks < 2 * size || size == 1) return run(chunks, f);
+        if (chunks < 2 * size || size == 1)
+            return run(chunks, [&](int chunk) {
+                [[maybe_unused]] Held held;
+                f(chunk);
+            });
         const auto begin = [&](int i) { return int(std::int64_t(chunks) * i / size); };
         for (int i = 0; i < size; i++) stretches_[i].next.store(begin(i), std::memory_order_relaxed);
         run(size, [&](int) {
+            [[maybe_unused]] Held held;
             for (int i = 0, own = thread(); i < size; i++) {
                 const int stretch = (own + i) % size, end = begin(stretch + 1);
                 std::atomic<int>& next = stretches_[stretch].next;
