@@ -10,10 +10,19 @@
 #pragma once
 
 #include "segment_levels.hpp"
+#if defined(LLMOS_AMX)
+#include "segment_tiles.hpp"
+#endif
 
 namespace llmos {
 
 constexpr int CHUNK = 16;  // tokens
+
+#if defined(LLMOS_AMX)
+using PlainSegment = SegmentInTiles;
+#else
+using PlainSegment = Segment<bf16>;
+#endif
 
 struct Row {
     int first, count;  // tokens of the step
@@ -33,12 +42,13 @@ inline void attend_all(const Cache& cache, Read&& segment, const Query* queries,
 }
 
 // Fold the segment that begins at position `start` into the states of all queries. frames: those of the segment.
-inline void attend_all(const Cache& cache, int layer, int head, const std::int32_t* frames, int start, const Query* queries, int count) {
+inline void attend_all(
+    const Cache& cache, int layer, int head, const std::int32_t* frames, int start, const Query* queries, int count, Ahead& next) {
     const int end = last_seen(queries, count);
     if (cache.in_levels)
-        attend_all(cache, SegmentInLevels(cache, layer, head, frames, start, end), queries, count);
+        attend_all(cache, SegmentInLevels(cache, layer, head, frames, start, end, next), queries, count);
     else
-        attend_all(cache, Segment<bf16>(cache, layer, head, frames, start, end), queries, count);
+        attend_all(cache, PlainSegment(cache, layer, head, frames, start, end, next), queries, count);
 }
 
 // What there is to do in every layer with one sliding window (or none), found once per step.
@@ -66,7 +76,7 @@ class Attention {
             if (item < int(chunks_.size()))
                 chunk(layer, head, chunks_[item], queries, out);
             else
-                piece(layer, head, pieces_[item - chunks_.size()], queries, out);
+                piece(layer, head, item - int(chunks_.size()), queries, out);
         });
     }
 
@@ -118,7 +128,22 @@ class Attention {
         return states_.get() + ((std::size_t(single) * longest_ + segment) * heads_ + head) * state_size(cache_.width);
     }
 
-    void piece(int layer, int head, const Piece& piece, const bf16* queries, const Activations& out) {
+    const Row& first(const Piece& piece) const { return rows_[single_[members_[piece.from]]]; }
+
+    // The pages of a piece, all that its rows see.
+    Ahead pages(int layer, int head, const Piece& piece) const {
+        const int seen = first(piece).position + 1 - piece.segment * SEGMENT;  // rows that share a piece see all of it
+        Ahead ahead;
+        ahead.count = (std::min(seen, SEGMENT) + cache_.slots - 1) / cache_.slots;
+        ahead.size = int(cache_.part() / 64);
+        for (int page = 0; page < ahead.count; page++) ahead.pages[page] = cache_.at(frames(first(piece), piece.segment)[page], layer, head);
+        return ahead;
+    }
+
+    void piece(int layer, int head, int number, const bf16* queries, const Activations& out) {
+        const Piece& piece = pieces_[number];
+        Ahead next;
+        if (number + 1 < int(pieces_.size())) next = pages(layer, head, pieces_[number + 1]);
         std::vector<Query>& seen = scratch();
         seen.clear();
         for (int m = piece.from; m < piece.to; m++) {
@@ -129,8 +154,8 @@ class Attention {
                 seen.push_back({query(queries, row.first, h), first_seen(row.position), row.position + 1, into});
             }
         }
-        const Row& row = rows_[single_[members_[piece.from]]];
-        attend_all(cache_, layer, head, frames(row, piece.segment), piece.segment * SEGMENT, seen.data(), int(seen.size()));
+        attend_all(cache_, layer, head, frames(first(piece), piece.segment), piece.segment * SEGMENT, seen.data(), int(seen.size()), next);
+        next.fetch(64 * SEGMENT / LANES);
         for (int m = piece.from; m < piece.to; m++)
             if (left_[members_[m] * cache_.kv_heads + head].fetch_sub(1, std::memory_order_acq_rel) == 1) finish(head, members_[m], out);
     }
@@ -152,6 +177,7 @@ class Attention {
         const int count = std::min(CHUNK, row.count - chunk.token), position = row.position + chunk.token;
         std::vector<Query>& seen = scratch();
         thread_local std::vector<float> states;
+        Ahead none;  // chunks after each other read the same pages
         seen.clear();
         states.resize(std::size_t(count) * group_ * state_size(cache_.width));
         for (int t = 0; t < count; t++)
@@ -164,7 +190,7 @@ class Attention {
         for (int segment = first_seen(position) / SEGMENT; segment < segments(position + count - 1); segment++) {
             int skipped = 0;  // tokens before the segment begins: it is empty to them
             while (position + skipped < segment * SEGMENT) skipped++;
-            attend_all(cache_, layer, head, frames(row, segment), segment * SEGMENT, seen.data() + skipped * group_, (count - skipped) * group_);
+            attend_all(cache_, layer, head, frames(row, segment), segment * SEGMENT, seen.data() + skipped * group_, (count - skipped) * group_, none);
         }
         for (int t = 0; t < count; t++)
             for (int g = 0; g < group_; g++)

@@ -31,7 +31,7 @@ from .native import MOST_LOGPROBS, PICK, ROW, Native, StepIn
 from .pages import Kv, damaged, new_frames, page_bytes
 from .weights import NAMES, Form, Weights, open_model, unsuitable
 
-LAYOUT = "cpu/3"
+LAYOUT = "cpu/4"
 """Changes whenever the bytes of a page, or how they are computed, change: part of every page key."""
 
 

@@ -112,6 +112,10 @@ void llmos_exp(int n, const float* x, float* y) {
     for (int i = 0; i < n; i += llmos::LANES) llmos::store(y + i, llmos::exp(llmos::load(x + i)));
 }
 
+void llmos_exp_roughly(int n, const float* x, float* y) {
+    for (int i = 0; i < n; i += llmos::LANES) llmos::store(y + i, llmos::exp_roughly(llmos::load(x + i)));
+}
+
 // By vectors and one by one. n: a multiple of 16.
 void llmos_narrow(int n, const float* x, llmos::bf16* vectors, llmos::bf16* single) {
     for (int i = 0; i < n; i += llmos::LANES) llmos::store_bf16(vectors + i, llmos::load(x + i));

@@ -15,8 +15,8 @@ constexpr float MOST_OF_WORD = 32767;  // times 127 times 256 numbers: below 2^3
 struct SegmentInLevels : Segment<Level> {
     alignas(64) float key_scales[SEGMENT], value_scales[SEGMENT];
 
-    SegmentInLevels(const Cache& cache, int layer, int head, const std::int32_t* frames, int from, int to)
-        : Segment(cache, layer, head, frames, from, to) {
+    SegmentInLevels(const Cache& cache, int layer, int head, const std::int32_t* frames, int from, int to, Ahead& next)
+        : Segment(cache, layer, head, frames, from, to, next) {
         for (int page = 0; page < pages; page++) {
             const float* scales = cache.scales(frames[page], layer, head);
             std::memcpy(key_scales + page * slots, scales, slots * sizeof(float));
@@ -34,7 +34,10 @@ inline float words_of(const bf16* q, int width, Word* to) {
 inline float soften(const Query& query, const SegmentInLevels& segment, const std::int32_t* sums, float scale, Word* weights, float& top, float& total) {
     alignas(64) float scores[SEGMENT];
     for (int i = 0; i < segment.length; i += LANES) store(scores + i, load_whole(sums + i) * (all(scale) * load(segment.key_scales + i)));
-    top = soften(query, segment, scores, total, [&](int i, Vec e) { store(scores + i, e * load(segment.value_scales + i)); });
+    top = soften(query, segment, scores, total, [&](int i, Vec e, Vec f) {
+        store(scores + i, e * load(segment.value_scales + i));
+        store(scores + i + LANES, f * load(segment.value_scales + i + LANES));
+    });
     return to_whole(segment.length, MOST_OF_WORD, [&](int i) { return load(scores + i); }, [&](int i, Vec x) { store_words(weights + i, x); });
 }
 

@@ -93,6 +93,7 @@ struct Pairs {
     __m512i v;
 };
 inline Pairs load_pairs(const bf16* p) { return {_mm512_loadu_si512(p)}; }
+inline void store(bf16* p, Pairs a) { _mm512_storeu_si512(p, a.v); }
 inline Pairs all_pairs(std::uint32_t pair) { return {_mm512_set1_epi32(int(pair))}; }
 inline Vec dot(Vec sum, Pairs a, Pairs b) {
 #if defined(__AVX512BF16__)
@@ -203,7 +204,8 @@ inline Whole dot(Whole sum, Words a, std::uint32_t pair) {
 inline void store(std::int32_t* p, Whole a) { _mm512_storeu_si512(p, a.v); }
 inline void store_words(std::int16_t* p, Vec a) { _mm256_storeu_si256((__m256i*)p, _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(a.v))); }
 
-inline Vec power_of_two(Vec n, Vec a) { return {_mm512_scalef_ps(a.v, n.v)}; }  // a * 2^n, n whole
+inline Vec power_of_two(Vec n, Vec a) { return {_mm512_scalef_ps(a.v, n.v)}; }  // a * 2^floor(n)
+inline Vec above_floor(Vec a) { return {_mm512_reduce_ps(a.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)}; }  // 0 of infinities
 inline Vec nearest(Vec a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 
 #else  // AVX2 with FMA
@@ -373,8 +375,14 @@ inline void store_pairs(bf16* p, Vec even, Vec odd) {
 }
 
 inline __m256 power_of_two(__m256 n, __m256 a) {
-    return _mm256_mul_ps(a, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23)));
+    const __m256i whole = _mm256_cvtps_epi32(_mm256_floor_ps(_mm256_max_ps(_mm256_set1_ps(-127), n)));  // 2^-127 and below: 0
+    return _mm256_mul_ps(a, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(whole, _mm256_set1_epi32(127)), 23)));
 }
+inline __m256 above_floor(__m256 a) {
+    const __m256 some = _mm256_max_ps(_mm256_set1_ps(-127), a);  // or an infinity less another would be no number
+    return _mm256_sub_ps(some, _mm256_floor_ps(some));
+}
+inline Vec above_floor(Vec x) { return {above_floor(x.a), above_floor(x.b)}; }
 inline Vec power_of_two(Vec n, Vec a) { return {power_of_two(n.a, a.a), power_of_two(n.b, a.b)}; }
 inline Vec nearest(Vec x) {
     return {_mm256_round_ps(x.a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), _mm256_round_ps(x.b, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
@@ -396,6 +404,27 @@ inline Vec exp(Vec x) {
     p = fma(p, r, all(6.9314698e-1f));
     p = fma(p, r, all(1.0f));
     return unless_below(x, all(-87.0f), power_of_two(n, p));
+}
+
+// e^x of x <= 0, in half as many instructions, for what is rounded to fewer bits: to 3e-6, and what x * log2(e) loses; exact at 0; of no
+// number, none. By 2^floor(y) 2^r, 0 <= r < 1, and a polynomial found like the other.
+inline Vec exp_roughly(Vec x) {
+    const Vec y = x * all(1.44269502f), r = above_floor(y);
+    Vec p = fma(r, all(1.34266843e-2f), all(5.22424742e-2f));
+    p = fma(p, r, all(2.41280205e-1f));
+    p = fma(p, r, all(6.93044845e-1f));
+    p = fma(p, r, all(1.0f));
+    return power_of_two(y, p);
+}
+
+// Two after each other, which takes one instruction where there is one.
+inline void store_bf16(bf16* p, Vec a, Vec b) {
+#if defined(__AVX512BF16__)
+    _mm512_storeu_si512(p, (__m512i)_mm512_cvtne2ps_pbh(b.v, a.v));
+#else
+    store_bf16(p, a);
+    store_bf16(p + LANES, b);
+#endif
 }
 
 }  // namespace llmos

@@ -150,6 +150,11 @@ class Functions:
         self.library.llmos_exp(len(x), at(x), at(y))
         return y
 
+    def exp_roughly(self, x: Floats) -> Floats:
+        y = np.zeros_like(x)
+        self.library.llmos_exp_roughly(len(x), at(x), at(y))
+        return y
+
     def narrow(self, x: Floats) -> tuple[Bits, Bits]:
         vectors, single = np.zeros(len(x), np.uint16), np.zeros(len(x), np.uint16)
         self.library.llmos_narrow(len(x), at(x), at(vectors), at(single))

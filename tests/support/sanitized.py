@@ -88,6 +88,7 @@ if __name__ == "__main__":
     attention(given)
     sampling(given)
     given.exp(np.zeros(32, np.float32))
+    given.exp_roughly(np.zeros(32, np.float32))
     given.narrow(np.zeros(32, np.float32))
     steps()
     print("done")

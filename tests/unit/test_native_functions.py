@@ -125,6 +125,19 @@ def test_exp(native: Functions) -> None:
     assert (native.exp(np.zeros(16, np.float32)) == 1).all()
 
 
+def test_exp_roughly(native: Functions) -> None:
+    """To 1e-5 where weights of attention count, exact at 0, nothing far below, and no number of no number."""
+    x = np.concatenate((-np.linspace(0, 80, 1 << 20), -np.linspace(0, 1e-3, 1 << 12))).astype(np.float32)
+    expected = np.exp(x.astype(np.float64))
+    assert (np.abs(native.exp_roughly(x) - expected) / expected).max() < 1e-5
+    assert (native.exp_roughly(np.zeros(16, np.float32)) == 1).all()
+    assert (native.exp_roughly(-np.zeros(16, np.float32)) == 1).all()
+    near = native.exp_roughly(-np.linspace(86, 110, 160).astype(np.float32))
+    assert ((near >= 0) & (near < 1e-37)).all()
+    assert not native.exp_roughly(np.array([-110, -1e4, -3e38, -np.inf] * 4, np.float32)).any()
+    assert np.isnan(native.exp_roughly(np.full(16, np.nan, np.float32))).all()
+
+
 def test_narrowing_rounds_to_even(native: Functions) -> None:
     """By vectors and one by one: alike, and as numpy does it. bfloat16 has denormals; a vector unit may make them zero."""
     random = np.random.default_rng(0)
