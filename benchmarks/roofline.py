@@ -237,7 +237,7 @@ def draw(roofline: Roofline, file: Path) -> bool:
     from matplotlib import pyplot
     from matplotlib.lines import Line2D
 
-    colours = dict(zip(FORMATS, ("#8d99ae", "#d1495b", "#c98a2b", "#2e7d6b", "#6a4c93"), strict=False))
+    colours = dict(zip(FORMATS, ("#8d99ae", "#d1495b", "#c98a2b", "#2e7d6b", "#6a4c93", "#3a6ea5"), strict=True))
     markers = dict(zip(dict.fromkeys(point.function for point in roofline.points), "osD^vP", strict=False))
     figure, axis = pyplot.subplots(figsize=(11, 7))
     left, right = (bound(point.intensity for point in roofline.points) for bound in (min, max))
