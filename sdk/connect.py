@@ -56,7 +56,9 @@ async def connect(path: Path, *, folders: tuple[Path, ...], model: str | None = 
 
             link.lost = lost
             try:
-                yield System(port, welcome.pid, programs, folders, model)
+                system = System(port, welcome.pid, programs, folders, model)
+                system.daemon = welcome
+                yield system
             except BaseException as raised:  # noqa: BLE001 - raised again below, outside the task group, as it is
                 failure = raised
             with anyio.CancelScope(shield=True):

@@ -152,7 +152,10 @@ class Link:
     def _put(self, data: bytes) -> None:
         if self._closed or self._over.done():
             return
-        self._socket.send(data, zmq.NOBLOCK)
+        try:
+            self._socket.send(data, zmq.NOBLOCK)
+        except zmq.Again:  # the connection has ended, as is about to be told
+            return
         if int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:  # its descriptor tells of a change once: sending may have taken that
             self._loop.call_soon(self._drain)
 

@@ -20,6 +20,7 @@ import os
 import select
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -145,12 +146,15 @@ class Endpoint:
         frame = self._router.recv(zmq.NOBLOCK, copy=False) if session is None else None
         data = self._router.recv(zmq.NOBLOCK) if frame is None else frame.bytes
         self._skipping = bool(self._router.getsockopt(zmq.RCVMORE))
+        if session is None and self._strangers.get(identity, 0) >= param.MAX_STRANGE:
+            self.dropped += 1
+            return
         try:
             if self._skipping:
                 raise wire.Malformed("a message is one frame")
             message = wire.decode_for_daemon(data)
         except wire.Malformed as malformed:
-            self._reject(identity, session, frame, malformed)
+            self._reject(identity, session, malformed)
             return
         if session is None:
             if frame is not None:
@@ -159,14 +163,13 @@ class Endpoint:
             session.heard = self._clock()
             self._obey(session, message)
 
-    def _reject(self, identity: bytes, session: Session | None, frame: zmq.Frame | None, malformed: wire.Malformed) -> None:
+    def _reject(self, identity: bytes, session: Session | None, malformed: wire.Malformed) -> None:
         """Something without sense: answered where one can tell what to, and counted."""
         self.dropped += 1
         if malformed.call is not None:
             self._outbox.append((identity, wire.encode(failed(malformed.call, InvalidArgument(str(malformed.args[0]))))))
         if session is None:
-            if frame is not None:
-                self._count_stranger(identity, frame)
+            self._count_stranger(identity)
             return
         session.garbage += 1
         if session.garbage > param.MAX_GARBAGE:
@@ -189,7 +192,7 @@ class Endpoint:
         elif isinstance(message, wire.Bye):
             self.hang_up(session, "goodbye")
         elif not (isinstance(message, wire.Ack) and session.acknowledge(message.nonce)):
-            self._reject(session.identity, session, None, wire.Malformed("a second hello, or a mark that was never set"))
+            self._reject(session.identity, session, wire.Malformed("a second hello, or a mark that was never set"))
 
     def _call(self, session: Session, call: wire.Call) -> None:
         row = NUMBERS.get(call.number)
@@ -204,7 +207,7 @@ class Endpoint:
                 raise TryAgain(f"{session.unread} bytes of answers have not been read yet; read them before you ask for more")
             self._demand_own(session, call.pid)
         except wire.Malformed as malformed:
-            self._reject(session.identity, session, None, malformed)
+            self._reject(session.identity, session, malformed)
         except Fault as fault:
             session.send(failed(call.id, fault))
         else:
@@ -227,14 +230,14 @@ class Endpoint:
             if isinstance(message, wire.Call):
                 self._outbox.append((identity, wire.encode(failed(message.id, NotPermitted("say hello first")))))
             self.dropped += 1
-            self._count_stranger(identity, frame)
+            self._count_stranger(identity)
             return
         try:
             self._welcome(identity, peer_of(frame), message)
         except Fault as fault:
             refusal = failed(0, fault)
             self._outbox.append((identity, wire.encode(wire.Refused(wire.PROTOCOL, refusal.errno, refusal.message))))
-            self._count_stranger(identity, frame)
+            self._count_stranger(identity)
 
     def _welcome(self, identity: bytes, peer: Peer, hello: wire.Hello) -> None:
         if peer.user != os.getuid():
@@ -248,36 +251,43 @@ class Endpoint:
         if len(self.sessions) >= param.MAX_SESSIONS:
             raise TryAgain(f"{len(self.sessions)} clients are connected, the most there may be; wait until one has left")
         now = self._clock()
-        pidfd = pidfd_of(peer.pid)
-        try:
-            name = hello.name if hello.name and hello.name.isprintable() else "host"
-            host = self._kernel.spawn(now, INIT, name=name, capabilities=frozenset({"*"}))
-        except Fault:
-            if pidfd >= 0:
-                os.close(pidfd)
-            raise
-        session = Session(identity, host, peer.pid, self._queue, self._adopt, handle_on(peer.descriptor), pidfd, now)
+        name = hello.name if hello.name and hello.name.isprintable() else "host"
+        host = self._kernel.spawn(now, INIT, name=name, capabilities=frozenset({"*"}))
+        connection = handle_on(peer.descriptor)
+        if connection is None or not self._reaches(identity, wire.Welcome(host, os.getpid(), self._model, len(self.sessions) + 1)):
+            if connection is not None:
+                connection.close()
+            self._kernel.kill(now, INIT, host, Signal.KILL)
+            return
+        session = Session(identity, host, peer.pid, self._queue, self._adopt, connection, pidfd_of(peer.pid), now)
         self.sessions[identity] = session
         self._strangers.pop(identity, None)
         self._adopt(host, session)
-        if session.connection is not None:
-            self._watch(session, session.connection.fileno(), select.EPOLLRDHUP)
-        if pidfd >= 0:
-            self._watch(session, pidfd, select.EPOLLIN)
-        session.send(wire.Welcome(host, os.getpid(), self._model, len(self.sessions)))
+        self._watch(session, connection.fileno(), select.EPOLLRDHUP)
+        if session.pidfd >= 0:
+            self._watch(session, session.pidfd, select.EPOLLIN)
         log.info("client %d (%s, process %d) is here: %d clients", host, name, peer.pid, len(self.sessions))
 
-    def _count_stranger(self, identity: bytes, frame: zmq.Frame) -> None:
-        count = self._strangers[identity] = self._strangers.get(identity, 0) + 1
+    def _reaches(self, identity: bytes, message: wire.FromDaemon) -> bool:
+        """Send at once. True says that a handle made just before is on this connection, and not on the next one of that number.
+
+        libzmq tells this thread that a connection has ended before it closes its descriptor, and asking for the events takes in
+        all that was told: if the identity can still be sent to after that, the descriptor was still this connection's.
+        """
+        self._router.getsockopt(zmq.EVENTS)
+        try:
+            self._router.send_multipart((identity, wire.encode(message)), zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            return False
+        return True
+
+    def _count_stranger(self, identity: bytes) -> None:
+        """Who has said too much without a hello is not listened to any more."""
+        self._strangers[identity] = self._strangers.get(identity, 0) + 1
         if len(self._strangers) > param.MAX_SESSIONS:
             del self._strangers[next(iter(self._strangers))]
-        if count >= param.MAX_STRANGE:
-            try:
-                connection = handle_on(peer_of(frame).descriptor)
-            except Fault:  # it has gone by itself
-                return
-            if connection is not None:
-                shut_down(connection)
 
     def _watch(self, session: Session, descriptor: int, events: int) -> None:
         self._epoll.register(descriptor, events)
@@ -308,6 +318,12 @@ class Endpoint:
                 self.hang_up(session, "the client has gone")
                 self._drop(session)
 
+    def _lost(self, identity: bytes) -> None:
+        session = self.sessions.get(identity)
+        if session is not None:
+            self.hang_up(session, "the connection has ended, as after a message that is too long")
+            self._drop(session)
+
     def _listen_for_silence(self) -> None:
         if not self._open:
             return
@@ -316,6 +332,8 @@ class Endpoint:
             limit = self._silence if session.pidfd >= 0 else min(self._silence, param.UNWATCHED_SECONDS)
             if now - session.heard > limit:
                 self.hang_up(session, f"nothing was heard of the client for {limit:g} s")
+            else:
+                session.send(wire.Pong())  # fails, and so tells, if its connection is no more
         self._turns.after(self._beat, self._listen_for_silence)
 
     def hang_up(self, session: Session, why: str) -> None:
@@ -349,8 +367,7 @@ class Endpoint:
             del self._watched[descriptor]
         if session.pidfd >= 0:
             os.close(session.pidfd)
-        if session.connection is not None:
-            shut_down(session.connection)
+        shut_down(session.connection)
 
     # --- out
 
@@ -365,10 +382,13 @@ class Endpoint:
         if not self._open or not self._outbox:
             return
         while self._outbox:
+            identity, data = self._outbox.popleft()
             try:
-                self._router.send_multipart(self._outbox.popleft(), zmq.NOBLOCK)
-            except zmq.ZMQError as error:  # EHOSTUNREACH: its connection is gone, and its end will be told by that
-                if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
+                self._router.send_multipart((identity, data), zmq.NOBLOCK)
+            except zmq.ZMQError as error:
+                if error.errno != zmq.EHOSTUNREACH:
                     raise
+                if identity in self.sessions:  # libzmq has dropped it: our handle keeps the connection from telling
+                    self._turns.after(0.0, partial(self._lost, identity))
         if int(self._router.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             self._turns.after(0.0, self.drain)

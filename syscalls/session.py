@@ -42,10 +42,10 @@ class Session:
     """(identity, message): queues it for the socket."""
     adopted: Callable[[int, Session], None]
     """Told of every process that becomes this session's."""
-    connection: socket.socket | None = None
+    connection: socket.socket
     """Another handle on the client's connection: to end it with."""
-    pidfd: int = -1
-    heard: float = 0.0
+    pidfd: int
+    heard: float
     """When it said something last."""
     pids: set[int] = field(default_factory=set)
     """Its live processes. A process that is to outlive the session must be taken out of here, and is then no longer hung up."""
@@ -68,8 +68,8 @@ class Session:
     def post(self, data: bytes) -> None:
         if self.over:
             return
-        self.send_raw(self.identity, data)
         self.sent += len(data) + OVERHEAD
+        self.send_raw(self.identity, data)
         if self.sent - self.marked >= param.MARK_BYTES:
             self.marked = self.sent
             nonce = os.urandom(8)

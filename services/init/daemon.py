@@ -35,6 +35,9 @@ from .settings import Settings
 
 log = logging.getLogger("llmos.init")
 
+LOOKS = 5
+"""Attempts to become the daemon of a home."""
+
 
 @contextmanager
 def locked(home: Path) -> Iterator[Path]:
@@ -42,13 +45,7 @@ def locked(home: Path) -> Iterator[Path]:
     folder = private_folder(daemon_folder(home))
     descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pid = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
-            raise AlreadyExists(
-                f"a daemon runs already for {home}, with pid {pid or '?'}; llmos status shows it, llmos down ends it"
-            ) from None
+        _lock(descriptor, home)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         path = socket_path(home)
@@ -58,6 +55,19 @@ def locked(home: Path) -> Iterator[Path]:
         path.unlink(missing_ok=True)
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int, home: Path) -> None:
+    """Raises AlreadyExists. Who only looks whether a daemon runs holds the lock for a moment: a few attempts get past that."""
+    for attempt in range(LOOKS):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if attempt < LOOKS - 1:
+                time.sleep(0.01)
+    pid = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+    raise AlreadyExists(f"a daemon runs already for {home}, with pid {pid or '?'}; llmos status shows it, llmos down ends it")
 
 
 def serve(settings: Settings, asked: str | None, ready: Callable[[], None]) -> None:

@@ -9,6 +9,7 @@ needs no other.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 import tempfile
@@ -49,6 +50,22 @@ def socket_path(home: Path) -> Path:
         return path
     digest = blake2b(os.fsencode(path), digest_size=8).hexdigest()
     return Path(tempfile.gettempdir()) / f"llmos-{os.getuid()}-{digest}" / "socket"
+
+
+def daemon_pid(home: Path) -> int | None:
+    """The pid of the daemon of a home; None if none runs. It has locked the file that says so."""
+    try:
+        descriptor = os.open(daemon_folder(home) / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return None
+    except BlockingIOError:
+        said = os.pread(descriptor, 32, 0).strip()
+        return int(said) if said.isdigit() else None
+    finally:
+        os.close(descriptor)
 
 
 def private_folder(folder: Path) -> Path:
