@@ -89,6 +89,12 @@ def test_import_llmos_loads_nothing_heavy() -> None:
     assert not loaded & {"torch", "transformers", "triton", "numpy", "tokenizers", "huggingface_hub", "gguf"}
 
 
+def test_a_client_of_a_daemon_is_thin() -> None:
+    loaded = set(run("import llmos, sys; llmos.connect; print(*sys.modules)").split())
+    assert "llmos.sdk.link" in loaded
+    assert not loaded & {"torch", "transformers", "numpy", "tokenizers", "pydantic", "pydantic_settings", "rich", "llmos.kernel.kernel"}
+
+
 def test_all_names_what_is_exported() -> None:
     """Every name of __all__ is there, and nothing of ours is there that __all__ leaves out."""
     assert len(llmos.__all__) == len(set(llmos.__all__))
