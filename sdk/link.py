@@ -31,6 +31,8 @@ SILENCE_SECONDS = 60.0
 """Without a word of the daemon, after which it is taken for dead. Its thread never computes for long."""
 TURN = 256
 """Messages that are taken in one turn of the loop."""
+_LAST_WORDS_SECONDS = 0.05
+"""From the end of a connection until libzmq has surely read what came before it."""
 _TOP_UP = MAX_PIECES // 4
 """Pieces of a stream read, after which the daemon is told."""
 
@@ -54,7 +56,7 @@ class Link:
         self._heard = loop.time()
         self._connection: socket.socket | None = None
         self._beat: asyncio.TimerHandle | None = None
-        self._closed = False
+        self._closed = self._leaving = self._watching = False
         self._context = zmq.Context(io_threads=1)
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
@@ -86,6 +88,7 @@ class Link:
         """End the session and wait until the daemon has ended all that is left of it."""
         if self._over.done():
             return
+        self._leaving = True
         self._send(wire.Bye())
         await asyncio.wait([self._over], timeout=seconds)
 
@@ -200,6 +203,7 @@ class Link:
         if peer.user != os.getuid():
             self._refuse(NotPermitted(f"the daemon at {self.path} belongs to another user, with the uid {peer.user}"))
         self._epoll.register(self._connection.fileno(), select.EPOLLRDHUP)
+        self._watching = True
         return frame.bytes
 
     def _hear(self, data: bytes) -> None:
@@ -246,18 +250,31 @@ class Link:
             self._welcome.set_exception(fault)
 
     def _departed(self) -> None:
-        """The connection has ended: what was said before that is still heard."""
+        """The connection has ended: what was said before that is heard as soon as libzmq has read it."""
+        self._unwatch()
+        self._loop.call_later(_LAST_WORDS_SECONDS, self._gone)
+
+    def _gone(self) -> None:
         self._drain()
         self._lose("is gone")
 
+    def _unwatch(self) -> None:
+        """It would go on telling."""
+        if self._watching and self._connection is not None:
+            self._watching = False
+            self._epoll.unregister(self._connection.fileno())
+
     def _lose(self, how: str) -> None:
         """The end of the link: every call ends with it."""
-        if self._over.done():
+        if self._closed or self._over.done():
             return
-        if self._connection is not None and not self._closed:
-            self._epoll.unregister(self._connection.fileno())  # it would go on telling
+        self._unwatch()
         self._over.set_result(how)
-        gone = ShutDown(f"the daemon at {self.path} {how}; see llmos status, llmos logs")
+        gone = ShutDown(
+            f"the connection to the daemon at {self.path} is closed; connect again"
+            if self._leaving
+            else f"the daemon at {self.path} {how}; see llmos status, llmos logs"
+        )
         self._refuse(gone)
         if self.port is not None:
             self.port.deliver()

@@ -105,12 +105,15 @@ class Endpoint:
     def _beat(self) -> float:
         return min(param.HEARTBEAT_SECONDS, self._silence / 2)
 
-    def close(self, why: str) -> None:
-        """Hang up on everybody, and close. May follow the death of the kernel's thread, on another."""
+    def close(self, why: str, *, broken: bool = False) -> None:
+        """Hang up on everybody, and close. With `broken` the kernel is left alone: its thread is no more, and this is another."""
         if not self._open:
             return
         for session in list(self.sessions.values()):
-            self._end(session, why)
+            if broken:
+                self._parting.add(session)  # the client sees its connection end
+            else:
+                self._end(session, why)
         self.flush()
         self._open = False
         self._turns.deafen(self._router.fileno())

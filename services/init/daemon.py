@@ -125,7 +125,8 @@ async def _end(made: Wired, endpoint: Endpoint) -> None:
     """TERM to every process that no client is, and after a grace the end of all."""
     thread = made.thread
     if thread.failure is not None:
-        endpoint.close("the daemon has failed: its log says why")
+        await anyio.to_thread.run_sync(thread.stop, TERM_SECONDS)  # two threads must not have the socket at once
+        endpoint.close("it has failed", broken=True)
         return
     idle = asyncio.Event()
     loop = asyncio.get_running_loop()

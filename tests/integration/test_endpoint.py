@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import signal
 import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,9 @@ import pytest
 import zmq
 
 import llmos
+from llmos.services.init.catalogue import DummyCatalogue
+from llmos.services.init.daemon import listening, locked
+from llmos.services.init.settings import read_settings
 from llmos.syscalls import param, wire
 from llmos.syscalls.endpoint import Endpoint
 
@@ -107,6 +112,43 @@ async def test_a_daemon_that_is_gone_ends_every_call_and_every_program(tmp_path:
         with pytest.raises(llmos.NotFound, match="llmos up"):
             async with llmos.connect(home=tmp_path):
                 pass
+
+
+async def test_a_kernel_that_fails_is_told_to_everybody(tmp_path: Path) -> None:
+    def fail() -> None:
+        raise llmos.Panic("on purpose")
+
+    failed = threading.Event()
+    settings = read_settings(home=tmp_path, device="dummy")
+    raised: list[BaseException] = []
+
+    async def serve(path: Path, ready: Any) -> None:
+        try:
+            async with listening(settings, DummyCatalogue("dummy"), path, failed=failed.set) as endpoint:
+                ready.thread = endpoint._turns
+                ready.set()
+                await until(failed.is_set)
+        except llmos.Panic as panic:
+            raised.append(panic)
+
+    with locked(tmp_path) as path:
+        async with anyio.create_task_group() as tasks:
+            ready: Any = asyncio.Event()
+            tasks.start_soon(serve, path, ready)
+            await ready.wait()
+            async with llmos.connect(home=tmp_path) as system:
+                child = await system.spawn("chat")
+                ready.thread.post(fail)
+                with pytest.raises(llmos.ShutDown, match="is gone; see llmos status, llmos logs"):
+                    await child.wait()
+    assert [str(panic) for panic in raised] == ["on purpose"]
+
+
+async def test_what_was_left_says_so(endpoint: Endpoint, tmp_path: Path) -> None:
+    async with llmos.connect(home=tmp_path) as system:
+        pass
+    with pytest.raises(llmos.ShutDown, match="is closed; connect again"):
+        await system.ps()
 
 
 async def test_nobody_calls_as_a_process_of_somebody_else(endpoint: Endpoint) -> None:
