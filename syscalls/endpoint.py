@@ -315,6 +315,8 @@ class Endpoint:
 
     def _departed(self) -> None:
         """Processes or connections of clients have ended."""
+        if not self._open:  # closed in the same turn of the loop
+            return
         for descriptor, _ in self._epoll.poll(0):
             session = self._watched.get(descriptor)
             if session is not None:
