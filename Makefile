@@ -33,9 +33,10 @@ lint: $(VENV)/.developed ## style, types, and which folder may import which
 
 check: lint test ## lint and test: what must pass before a commit
 
-bench: $(VENV)/.developed ## measure the kernel alone, calls, the system alone, then all workloads on llmos and every installed peer
+bench: $(VENV)/.developed ## measure the kernel alone, calls, the socket, the system alone, then all workloads on llmos and every installed peer
 	-$(BIN)/python benchmarks/overhead.py
 	-$(BIN)/python benchmarks/syscall_latency.py --device cpu
+	-$(BIN)/python benchmarks/wire.py --device cpu
 	-$(BIN)/python benchmarks/system.py
 	$(BIN)/python benchmarks/run.py
 

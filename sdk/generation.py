@@ -44,6 +44,7 @@ class Generation:
                 return None
             stream.news = self._port.loop.create_future()
             await stream.news
+        stream.taken()
         return stream.pieces.popleft()
 
     def __aiter__(self) -> AsyncIterator[str]:

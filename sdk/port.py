@@ -79,7 +79,7 @@ class Slot:
 class Stream(Slot):
     """The sink of a call with pieces. Refers to no reader, so that a reader that is dropped is seen to be."""
 
-    __slots__ = ("ended", "news", "pieces")
+    __slots__ = ("ended", "news", "pieces", "taken")
 
     def __init__(self, port: Port, future: asyncio.Future[Any]) -> None:
         super().__init__(port, future)
@@ -88,6 +88,8 @@ class Stream(Slot):
         """Set by a reader that waits; done when there is a piece, or the end."""
         self.ended: Callable[[Any], None] = _nothing
         """Called with the result before anybody can see that it is there."""
+        self.taken: Callable[[], None] = _no_matter
+        """Called for every piece that the reader takes: a gate that pushes on credit learns by it that there is room."""
 
     def push(self, piece: Piece) -> None:
         if len(self.pieces) >= MAX_PIECES:
@@ -110,6 +112,10 @@ class Stream(Slot):
 
 
 def _nothing(result: Any) -> None:
+    pass
+
+
+def _no_matter() -> None:
     pass
 
 
@@ -240,13 +246,14 @@ class Port:
         if self._inbound and not self._rung and self._closed is None:
             self._rung = True
             try:
-                self.loop.call_soon_threadsafe(self._deliver)
+                self.loop.call_soon_threadsafe(self.deliver)
             except RuntimeError as gone:  # the caller's loop was closed under us: nobody is left to tell
                 self._closed = gone
 
     # --- on the caller's loop again
 
-    def _deliver(self) -> None:
+    def deliver(self) -> None:
+        """Hand what is queued to those who wait for it."""
         self._rung = False  # before the queue is emptied: what is queued from now on rings again
         inbound = self._inbound
         while inbound:
@@ -254,8 +261,10 @@ class Port:
             slot.deliver(result, fault)
 
     def close(self, reason: BaseException) -> None:
-        """No more calls: every call under way and to come ends with ShutDown, or with the kernel's Panic."""
-        self._deliver()
+        """No more calls: every call under way and to come ends with ShutDown, the kernel's Panic, or what the gate says."""
+        if self._closed is not None:
+            return
+        self.deliver()
         self._closed = reason
         for future in list(self._waiting):
             if not future.done():
@@ -266,6 +275,8 @@ class Port:
         reason = self._closed
         if isinstance(reason, Panic):
             return reason
+        if isinstance(reason, ShutDown):
+            return ShutDown(reason.args[0])  # one for each who is told: a raised exception collects its own traceback
         return ShutDown("the system has shut down; boot it again")
 
 

@@ -81,6 +81,15 @@ class Programs:
         """Cancel every program at once: the kernel is no more."""
         self._tasks.cancel_scope.cancel()
 
+    def pids(self) -> list[int]:
+        """The processes of the programs under way."""
+        return [pid for pid, attached in self._all.items() if not attached.finished]
+
+    def hang_up(self) -> None:
+        """All their processes are gone, or cannot be reached any more."""
+        for pid in list(self._all):
+            self.died(pid)
+
     def get(self, pid: int) -> Attached | None:
         found = self._all.get(pid)
         return None if found is None or found.finished else found

@@ -49,6 +49,8 @@ from .program import Attached, Programs
 from .stream import Reader, Writer
 
 if TYPE_CHECKING:
+    from llmos.syscalls.wire import Welcome
+
     from .process import Process
 
 Program: TypeAlias = "Callable[..., Awaitable[Any]] | str | AgentFile"
@@ -64,6 +66,8 @@ class System:
         """Waits that were cancelled, and may have taken a child off the table all the same."""
         self._unclaimed: list[ExitRecord] = []
         """The ends of those children."""
+        self.daemon: Welcome | None = None
+        """What a daemon said of itself when one connected; None in a system of one's own."""
 
     async def _call(self, name: str, /, **arguments: Any) -> Any:
         return await self._port.call(self.pid, name, **arguments)

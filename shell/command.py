@@ -34,6 +34,9 @@ examples:
   llmos quantize smollm2 --to int8    the same model in 8 bits
   llmos models --json                 what there is, for scripts
   llmos rm tiny
+  llmos up                            start the system in the background; llmsh and programs share it
+  llmos status                        what runs there
+  llmos down                          end it
   llmos demo                          one question, and the processes
   llmos boot --timing                 how long a start takes, part by part"""
 
@@ -72,7 +75,31 @@ def _parser() -> argparse.ArgumentParser:
     command = add("boot", _boot, "boot the system, generate one token, shut down", "llmos boot --timing")
     command.add_argument("--timing", action="store_true", help="say how long each part took")
     system_options(command)
+    _daemon_commands(add)
     return parser
+
+
+def _daemon_commands(add: Callable[[str, Callable[[argparse.Namespace], int], str, str], argparse.ArgumentParser]) -> None:
+    """What starts, shows and ends the daemon."""
+
+    def run(found: argparse.Namespace) -> int:
+        from . import daemon
+
+        commands = {"up": daemon.up, "down": daemon.down, "status": daemon.status, "logs": daemon.logs}
+        return commands[found.command](found)
+
+    command = add("up", run, "start the system in the background, for many clients", "llmos up --model smollm2")
+    command.add_argument("--foreground", action="store_true", help="stay in the foreground and log to stderr, as a supervisor wants it")
+    command.add_argument("--ready", type=int, help=argparse.SUPPRESS)
+    system_options(command)
+    _home(add("down", run, "end the system that runs in the background, in order", "llmos down"))
+    command = add("status", run, "say what runs in the background; status 1 if nothing does", "llmos status --json")
+    command.add_argument("--json", action="store_true", help="for scripts")
+    _home(command)
+    command = add("logs", run, "show the log of the system in the background", "llmos logs -f")
+    command.add_argument("-f", "--follow", action="store_true", help="go on as it grows, until Ctrl-C")
+    command.add_argument("-n", "--lines", type=int, default=100, metavar="N", help="the last N lines (default: 100)")
+    _home(command)
 
 
 def _home(command: argparse.ArgumentParser) -> None:

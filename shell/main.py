@@ -40,6 +40,7 @@ class Options:
     model: str | None
     device: str | None
     home: Path | None
+    embedded: bool = False
 
 
 def system_options(parser: argparse.ArgumentParser) -> None:
@@ -64,6 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("script", nargs="?", metavar="FILE", help="run the commands in this file and exit")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARG", help="$1, $2, ... of the commands")
     parser.add_argument("--demo", action="store_true", help="ask one question, show ps, exit")
+    parser.add_argument(
+        "--embedded", action="store_true", help="boot a system in this process, also where a daemon runs (llmos up); so does --device"
+    )
     system_options(parser)
     parser.add_argument("--version", action="version", version=f"llmsh {llmos.__version__}")
     return parser
@@ -79,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
         script, *words = words
     if found.demo and (found.commands is not None or script is not None):
         parser.error("--demo runs no other commands: leave out -c or FILE")
-    options = Options(found.commands, script, tuple(words), found.demo, found.model, found.device, found.home)
+    options = Options(found.commands, script, tuple(words), found.demo, found.model, found.device, found.home, found.embedded)
     try:
         from .run import run
 

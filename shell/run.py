@@ -1,6 +1,6 @@
 """Runs llmsh: sets up terminal, shell and system, gives them something to run, and leaves the terminal as it was.
 
-    options -> settings -> model in the store (pulled if it is the first time) -> Shell -> Runner -> status
+    options -> a daemon that runs, or else settings -> model in the store (pulled if it is the first time) -> Shell -> Runner -> status
 
 Whatever the end, by exit, Ctrl-D, a signal or the reader of our output, jobs are ended and the system is shut down.
 """
@@ -10,16 +10,17 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from pathlib import Path
 
 import anyio
 
 import llmos
-from llmos.services.init.settings import read_settings
+from llmos.services.init.place import daemon_pid, home_of
 
 from .builtins import table
 from .chat import Chat
-from .connection import Connection
+from .connection import Boot, Connection
 from .jobs import INTERRUPTED
 from .lexer import BadSyntax
 from .lines import PlainLines
@@ -31,9 +32,6 @@ from .session import Shell
 from .streams import Empty, FileSource, Source, describe
 from .terminal import Terminal, complain
 
-if TYPE_CHECKING:
-    from llmos.services.init.settings import Settings
-
 
 def run(options: Options) -> int:
     """Run llmsh as it was called; its exit status."""
@@ -41,15 +39,10 @@ def run(options: Options) -> int:
         print("llmsh: the command line is not UTF-8 text [EILSEQ]: put the commands in a file and save that as UTF-8", file=sys.stderr)
         return USAGE
     try:
-        settings = read_settings(model=options.model, device=options.device, home=options.home)
-    except llmos.InvalidArgument as wrong:
-        complain("llmsh", wrong)
+        system = _daemon(options) or _own(options)
+    except _WrongUsage as wrong:
+        complain("llmsh", wrong.__cause__)
         return USAGE
-    try:
-        if needs_model(options):
-            from .store import provide  # the library costs 0.1 s: loaded if anything may use a model
-
-            provide(settings)
     except llmos.Fault as fault:
         complain("llmsh", fault)
         return 1
@@ -60,9 +53,49 @@ def run(options: Options) -> int:
         print("llmsh: stopped; the next start goes on from there", file=sys.stderr)
         return INTERRUPTED
     try:
-        return anyio.run(_run, options, settings)
+        return anyio.run(_run, options, system)
     finally:
         _abandon_closed_output()
+
+
+class _WrongUsage(Exception):
+    """The options or the environment say what cannot be."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Reached:
+    """The system that the shell is to run on, and how to reach it."""
+
+    boot: Boot
+    home: Path
+    model: str
+    """For the progress line."""
+
+
+def _daemon(options: Options) -> _Reached | None:
+    """The system of the daemon of this home, if one runs and nothing was said that only a system of one's own can be."""
+    home = home_of(options.home)
+    if options.embedded or options.device is not None or daemon_pid(home) is None:
+        return None
+    return _Reached(lambda: llmos.connect(home=home, model=options.model, name="llmsh"), home, options.model or "the daemon's model")
+
+
+def _own(options: Options) -> _Reached:
+    """A system in this OS process. Raises what a pull raises."""
+    from llmos.services.init.settings import read_settings  # 0.2 s that a client of a daemon does not need
+
+    try:
+        settings = read_settings(model=options.model, device=options.device, home=options.home)
+    except llmos.InvalidArgument as wrong:
+        raise _WrongUsage from wrong
+    load = needs_model(options)
+    if load:
+        from .store import provide  # the library costs 0.1 s: loaded if anything may use a model
+
+        provide(settings)
+    return _Reached(
+        lambda: llmos.boot(options.model, home=settings.home, device=settings.device, preload=load), settings.home, settings.model
+    )
 
 
 def _is_text(word: str) -> bool:
@@ -86,17 +119,15 @@ def needs_model(options: Options) -> bool:
     return any(name is None or (name in builtins and builtins[name].uses_model) for name in names)
 
 
-async def _run(options: Options, settings: Settings) -> int:
+async def _run(options: Options, system: _Reached) -> int:
     terminal = Terminal(dumb=os.environ.get("TERM", "dumb") == "dumb")
     reads_lines = options.commands is None and options.script is None and not options.demo
     interactive = reads_lines and os.isatty(0)
     load = needs_model(options)
-    connection = Connection(
-        lambda: llmos.boot(options.model, home=settings.home, device=settings.device, preload=load), settings.model, load=load
-    )
+    connection = Connection(system.boot, system.model, load=load)
     # The environment is where a shell's variables come from. Nothing else in this folder reads it.
     variables = {name: value.encode(errors="replace").decode() for name, value in os.environ.items()}
-    shell = Shell(terminal, connection, settings.home, variables=variables, interactive=interactive)
+    shell = Shell(terminal, connection, system.home, variables=variables, interactive=interactive)
     shell.script, shell.arguments = options.script or "llmsh", list(options.arguments)
     if not reads_lines or interactive:
         shell.standard_input = _standard_input()

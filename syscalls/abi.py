@@ -1,17 +1,15 @@
 """The ABI: what a system call takes and gives, as it crosses the border between user space and the kernel.
 
-Arguments are strict pydantic models, every number, length and count bounded (param.py); results are the frozen dataclasses
-of results.py. The errors of kernel/errno.py are part of the ABI and are given out here, since user space may not import
-the kernel. Knows nothing of handlers.
+Arguments are the pydantic models of arguments.py, given out here on first use; results are the frozen dataclasses of
+results.py. The errors of kernel/errno.py are part of the ABI and are given out here, since user space may not import the
+kernel. Knows nothing of handlers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Protocol, TypeAlias
-
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing import TYPE_CHECKING, Any, Protocol
 
 from llmos.kernel.device import Logprobs
 from llmos.kernel.errno import (
@@ -45,7 +43,6 @@ from llmos.kernel.view import DeviceStatistics, ExitRecord, Explanation, Statist
 from llmos.kernel.view import ProcessView as ProcessInfo
 
 from . import param
-from .refusal import refusal
 from .results import (
     ContextInfo,
     Data,
@@ -117,6 +114,132 @@ __all__ = [
     "refusal",
 ]
 
+if TYPE_CHECKING:
+    from .arguments import (
+        Append as Append,
+    )
+    from .arguments import (
+        Arguments as Arguments,
+    )
+    from .arguments import (
+        Capability as Capability,
+    )
+    from .arguments import (
+        ClassName as ClassName,
+    )
+    from .arguments import (
+        ClosePipe as ClosePipe,
+    )
+    from .arguments import (
+        Content as Content,
+    )
+    from .arguments import (
+        Count as Count,
+    )
+    from .arguments import (
+        Detokenize as Detokenize,
+    )
+    from .arguments import (
+        ExitArguments as ExitArguments,
+    )
+    from .arguments import (
+        Fork as Fork,
+    )
+    from .arguments import (
+        Generate as Generate,
+    )
+    from .arguments import (
+        Handle as Handle,
+    )
+    from .arguments import (
+        Kill as Kill,
+    )
+    from .arguments import (
+        LimitsArguments as LimitsArguments,
+    )
+    from .arguments import (
+        ListProcesses as ListProcesses,
+    )
+    from .arguments import (
+        Message as Message,
+    )
+    from .arguments import (
+        Model as Model,
+    )
+    from .arguments import (
+        Name as Name,
+    )
+    from .arguments import (
+        Nice as Nice,
+    )
+    from .arguments import (
+        Nothing as Nothing,
+    )
+    from .arguments import (
+        OfContext as OfContext,
+    )
+    from .arguments import (
+        OfProcess as OfProcess,
+    )
+    from .arguments import (
+        Open as Open,
+    )
+    from .arguments import (
+        Pid as Pid,
+    )
+    from .arguments import (
+        PipeArguments as PipeArguments,
+    )
+    from .arguments import (
+        Read as Read,
+    )
+    from .arguments import (
+        Reclass as Reclass,
+    )
+    from .arguments import (
+        Renice as Renice,
+    )
+    from .arguments import (
+        Role as Role,
+    )
+    from .arguments import (
+        Sampled as Sampled,
+    )
+    from .arguments import (
+        SetLimits as SetLimits,
+    )
+    from .arguments import (
+        SignalName as SignalName,
+    )
+    from .arguments import (
+        Spawn as Spawn,
+    )
+    from .arguments import (
+        StopString as StopString,
+    )
+    from .arguments import (
+        Text as Text,
+    )
+    from .arguments import (
+        TokenId as TokenId,
+    )
+    from .arguments import (
+        Tokenize as Tokenize,
+    )
+    from .arguments import (
+        Tokens as Tokens,
+    )
+    from .arguments import (
+        Truncate as Truncate,
+    )
+    from .arguments import (
+        Wait as Wait,
+    )
+    from .arguments import (
+        Write as Write,
+    )
+    from .refusal import refusal
+
 # --- how a call crosses -------------------------------------------------------------------------------------------
 
 
@@ -152,193 +275,14 @@ class Died:
     status: int
 
 
-# --- arguments ----------------------------------------------------------------------------------------------------
+def __getattr__(name: str) -> Any:
+    """The argument models, and how a refused one is explained: both need pydantic, which takes 0.2 s to import."""
+    if name.startswith("_"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import arguments, refusal
 
-Pid: TypeAlias = Annotated[int, Field(ge=1, le=param.MAX_ID)]
-Handle: TypeAlias = Annotated[int, Field(ge=0, le=param.MAX_ID)]
-TokenId: TypeAlias = Annotated[int, Field(ge=0, le=param.MAX_TOKEN_ID)]
-Text: TypeAlias = Annotated[str, Field(max_length=param.MAX_TEXT)]
-Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=param.MAX_NAME, pattern=r"^[^\x00-\x1f\x7f]+$")]
-StopString: TypeAlias = Annotated[str, Field(min_length=1, max_length=param.MAX_STOP)]
-Model: TypeAlias = Annotated[str, Field(min_length=1, max_length=param.MAX_MODEL, pattern=r"^[^\x00-\x1f\x7f]+$")]
-Capability: TypeAlias = Annotated[str, Field(min_length=1, max_length=param.MAX_CAPABILITY, pattern=r"^[^\x00-\x20\x7f]+$")]
-Nice: TypeAlias = Annotated[int, Field(ge=-20, le=19)]
-ClassName: TypeAlias = Literal["interactive", "normal", "batch", "idle"]
-SignalName: TypeAlias = Literal["INT", "KILL", "TERM", "CONT", "STOP"]
-Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
-Count: TypeAlias = Annotated[int, Field(ge=0, le=param.MAX_ID)]
-
-
-class Arguments(BaseModel):
-    """Base of every argument model: nothing is converted, nothing unknown passes, no NaN, no infinity."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class LimitsArguments(Arguments):
-    tokens: Count | None = None
-    pages: Count | None = None
-    wall_seconds: Annotated[float, Field(ge=0, le=1e9)] | None = None
-    children: Count | None = None
-
-    def to_limits(self) -> Limits:
-        return Limits(self.tokens, self.pages, self.wall_seconds, self.children)
-
-
-class Message(Arguments):
-    role: Role
-    content: Text
-
-
-class Nothing(Arguments):
-    """No arguments."""
-
-
-class Spawn(Arguments):
-    name: Name
-    user: Name | None = None
-    """This and what follows: None inherits the caller's."""
-    cls: ClassName | None = None
-    nice: Nice | None = None
-    limits: LimitsArguments = LimitsArguments()
-    capabilities: Annotated[list[Capability], Field(max_length=param.MAX_CAPABILITIES, fail_fast=True)] | None = None
-    stdin: Handle | None = None
-    """A pipe of the caller's to read from; None makes one and gives the caller its write end. The same for the other two."""
-    stdout: Handle | None = None
-    stderr: Handle | None = None
-
-
-class ExitArguments(Arguments):
-    status: Annotated[int, Field(ge=0, le=255)]
-    reason: Annotated[str, Field(max_length=param.MAX_REASON)] = ""
-
-
-class Wait(Arguments):
-    pid: Pid | None = None
-
-
-class Kill(Arguments):
-    pid: Pid
-    signal: SignalName = "TERM"
-    tree: bool = False
-
-
-class Renice(Arguments):
-    pid: Pid
-    nice: Nice
-
-
-class Reclass(Arguments):
-    pid: Pid
-    cls: ClassName
-
-
-class SetLimits(Arguments):
-    pid: Pid
-    limits: LimitsArguments
-
-
-class ListProcesses(Arguments):
-    """A page of the process table: those with a higher pid than `after`."""
-
-    after: Count = 0
-    limit: Annotated[int, Field(ge=1, le=param.MAX_PROCESSES)] = param.PROCESSES
-
-
-class OfProcess(Arguments):
-    pid: Pid
-
-
-class Fork(Arguments):
-    pid: Pid
-    name: Name | None = None
-
-
-class Open(Arguments):
-    model: Model | None = None
-
-
-class OfContext(Arguments):
-    context: Handle
-
-
-class Truncate(Arguments):
-    context: Handle
-    length: Count
-
-
-class Tokens(Arguments):
-    context: Handle
-    start: Count = 0
-    count: Annotated[int, Field(ge=0, le=param.MAX_TOKENS)] = param.MAX_TOKENS
-
-
-class Content(Arguments):
-    """What to add to a context: chat messages, plain text or token ids."""
-
-    context: Handle
-    messages: Annotated[list[Message], Field(max_length=param.MAX_MESSAGES, fail_fast=True)] | None = None
-    text: Text | None = None
-    tokens: Annotated[list[TokenId], Field(max_length=param.MAX_TOKENS, fail_fast=True)] | None = None
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> Content:
-        if sum(part is not None for part in (self.messages, self.text, self.tokens)) > 1:
-            raise ValueError("give one of messages, text and tokens, not several")
-        return self
-
-
-class Append(Content):
-    pass
-
-
-class Sampled(Arguments):
-    """How a reply is sampled, and where it ends."""
-
-    max_tokens: Annotated[int, Field(ge=1, le=param.MAX_TOKENS)] | None = None
-    """None: what is left of the model's window."""
-    temperature: Annotated[float, Field(ge=0, le=10)] = 0.0
-    top_k: Annotated[int, Field(ge=0, le=param.MAX_TOKEN_ID)] = 0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
-    repetition_penalty: Annotated[float, Field(ge=0.1, le=10)] = 1.0
-    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
-    """None: drawn from the process's own sequence of seeds."""
-    stop: Annotated[list[StopString], Field(max_length=param.MAX_STOPS, fail_fast=True)] = []
-
-
-class Generate(Content, Sampled):
-    stop_ids: Annotated[list[TokenId], Field(max_length=param.MAX_STOP_IDS, fail_fast=True)] = []
-    ignore_stop: bool = False
-    """Generate exactly max_tokens: neither stop ids nor stop strings end it."""
-    logprobs: Annotated[int, Field(ge=0, le=20)] = 0
-
-
-class Tokenize(Arguments):
-    text: Text
-    model: Model | None = None
-
-
-class Detokenize(Arguments):
-    tokens: Annotated[list[TokenId], Field(max_length=param.MAX_TOKENS, fail_fast=True)]
-    model: Model | None = None
-
-
-class PipeArguments(Arguments):
-    capacity: Annotated[int, Field(ge=1, le=param.MAX_PIPE)] = 65_536
-
-
-class Read(Arguments):
-    pipe: Handle
-    most: Annotated[int, Field(ge=1, le=param.MAX_BYTES)] = 65_536
-
-
-class Write(Arguments):
-    pipe: Handle
-    data: Annotated[bytes, Field(max_length=param.MAX_BYTES)]
-
-
-class ClosePipe(Arguments):
-    pipe: Handle
-    read: bool = False
-    write: bool = False
+    found = refusal.refusal if name == "refusal" else vars(arguments).get(name)
+    if found is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = found
+    return found

@@ -14,8 +14,8 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +34,7 @@ from llmos.syscalls.trap import Trap
 
 from .catalogue import DummyCatalogue
 from .models import Catalogue, LoadedModels
+from .place import folders_of
 from .settings import Settings, read_settings
 from .thread import KernelThread
 
@@ -69,12 +70,12 @@ async def boot(
         model=model, home=home, policy=policy, device=device, seed=seed,
         device_memory=device_memory, host_memory=host_memory, threads=threads, kv=kv, speculate=speculate,
     )  # fmt: skip
-    catalogue = await anyio.to_thread.run_sync(_catalogue, settings, model)
+    catalogue = await anyio.to_thread.run_sync(catalogue_of, settings, model)
     async with attach(settings, catalogue, preload=preload) as system:
         yield system
 
 
-def _catalogue(settings: Settings, asked: str | None) -> Catalogue:
+def catalogue_of(settings: Settings, asked: str | None) -> Catalogue:
     """The models of the device that is set. One that was asked for by name must be there."""
     if settings.device == "dummy":
         return DummyCatalogue(settings.model)
@@ -86,13 +87,19 @@ def _catalogue(settings: Settings, asked: str | None) -> Catalogue:
     return catalogue
 
 
+@dataclass(frozen=True, slots=True)
+class Wired:
+    """A kernel on its thread, with models, and nobody to make calls yet."""
+
+    thread: KernelThread
+    kernel: Kernel
+    models: LoadedModels
+    core: Core
+
+
 @asynccontextmanager
-async def attach(settings: Settings, catalogue: Catalogue, *, preload: bool) -> AsyncIterator[System]:
-    """The same with a catalogue of one's own, for tests."""
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
-        raise NotSupported("llmos runs on asyncio's loop: start yours with asyncio.run, or anyio.run and its asyncio backend") from None
+async def wired(settings: Settings, catalogue: Catalogue) -> AsyncIterator[Wired]:
+    """Wire the kernel to its thread and its models, and take them apart again."""
     clock = time.monotonic
     async with AsyncExitStack() as stack:
         thread = KernelThread()
@@ -102,21 +109,30 @@ async def attach(settings: Settings, catalogue: Catalogue, *, preload: bool) -> 
         models = LoadedModels(catalogue, kernel, thread, clock)
         stack.push_async_callback(_close_models, models)
         seed = secrets.randbits(62) if settings.seed is None else settings.seed
-        core = Core(kernel, clock, models, seed, clock())
+        yield Wired(thread, kernel, models, Core(kernel, clock, models, seed, clock()))
+
+
+@asynccontextmanager
+async def attach(settings: Settings, catalogue: Catalogue, *, preload: bool) -> AsyncIterator[System]:
+    """The same with a catalogue of one's own, for tests."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        raise NotSupported("llmos runs on asyncio's loop: start yours with asyncio.run, or anyio.run and its asyncio backend") from None
+    async with wired(settings, catalogue) as made:
+        thread, kernel = made.thread, made.kernel
         port = Port(thread, loop)
-        host = kernel.spawn(clock(), INIT, name="host", cls=Class.NORMAL, capabilities=frozenset({"*"}))
-        stack.callback(port.close, Fault("the system has shut down"))
+        host = kernel.spawn(time.monotonic(), INIT, name="host", cls=Class.NORMAL, capabilities=frozenset({"*"}))
         failure: BaseException | None = None
         try:
             async with anyio.create_task_group() as tasks:
                 programs = Programs(port, tasks)
-                thread.trap = Trap(core, thread.elsewhere, lambda pid: port.queue(Notice(lambda: programs.died(pid)), None, None))
+                thread.trap = Trap(made.core, thread.elsewhere, lambda pid: port.queue(Notice(lambda: programs.died(pid)), None, None))
                 thread.on_breath(port.flush, partial(_tell, loop, port))
                 if preload:
-                    thread.post(lambda: _preload(models))
-                folders = (Path("agents"), settings.home / "agents", Path(str(files("llmos") / "agents")))
+                    thread.post(lambda: begin_load(made.models))
                 try:
-                    yield System(port, host, programs, folders, None)
+                    yield System(port, host, programs, folders_of(settings.home), None)
                 except BaseException as raised:  # noqa: BLE001 - raised again below, outside the task group, as it is
                     failure = raised
                 with anyio.CancelScope(shield=True):
@@ -126,11 +142,14 @@ async def attach(settings: Settings, catalogue: Catalogue, *, preload: bool) -> 
             if panics is not None:
                 raise _first(panics) from None
             raise
+        finally:
+            port.close(Fault("the system has shut down"))
         if failure is not None:
             raise failure
 
 
-def _preload(models: LoadedModels) -> None:
+def begin_load(models: LoadedModels) -> None:
+    """Begin to load the default model, on the kernel's thread."""
     try:
         models.load(models.resolve(None))
     except Fault:  # there is no default model yet: whoever opens a context on it is told

@@ -14,8 +14,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import anyio
 
@@ -27,6 +27,8 @@ from llmos.syscalls.trap import Trap
 from .machine import Machine
 
 log = logging.getLogger("llmos.init")
+
+T = TypeVar("T")
 
 _HANDS = 2
 """Threads for slow work of handlers."""
@@ -61,6 +63,19 @@ class KernelThread:
         """Run a function on this thread, soon. Forgotten if the thread has ended."""
         self._inbox.append(function)
         self._ring()
+
+    async def ask(self, function: Callable[[], T]) -> T:
+        """Run a function on this thread and wait for what it gives, or raises."""
+        answer: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                answer.set_result(function())
+            except Exception as raised:  # noqa: BLE001 - it is the asker's
+                answer.set_exception(raised)
+
+        self.post(run)
+        return await asyncio.wrap_future(answer)
 
     def take(self, items: Iterable[tuple[Request, bool]]) -> None:
         """The gate of a port: requests to enter, or with True to cancel."""
@@ -106,6 +121,26 @@ class KernelThread:
         self._hands.submit(run)
 
     # --- on this thread
+
+    def listen(self, descriptor: int, act: Callable[[], None]) -> None:
+        """Call `act`, in a breath, whenever the descriptor is readable."""
+        if self._loop is not None:
+            self._loop.add_reader(descriptor, self._heard, act)
+
+    def deafen(self, descriptor: int) -> None:
+        """No more of that. The thread may have ended by now, and its loop with it."""
+        if self._loop is not None:
+            self._loop.remove_reader(descriptor)
+
+    def after(self, seconds: float, act: Callable[[], None]) -> None:
+        """Call `act` in a breath after so many seconds."""
+        if self._loop is not None:
+            self._loop.call_later(seconds, self._heard, act)
+
+    def _heard(self, act: Callable[[], None]) -> None:
+        if self.failure is None:
+            self._inbox.append(act)
+            self._breathe()
 
     def on_breath(self, flush: Callable[[], None], crashed: Callable[[BaseException], None]) -> None:
         """Call `flush` after every breath, and `crashed` if this thread fails."""

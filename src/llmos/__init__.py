@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from llmos.sdk.system import System as System
     from llmos.services.init import sync as sync
     from llmos.services.init.boot import boot as boot
+    from llmos.services.init.connect import connect as connect
     from llmos.syscalls.abi import ProcessInfo as ProcessInfo
     from llmos.syscalls.results import Piece as Piece
     from llmos.syscalls.results import Reply as Reply
@@ -81,6 +82,7 @@ _WHERE: dict[str, tuple[str, str]] = {
     "System": ("llmos.sdk.system", "System"),
     "Writer": ("llmos.sdk.stream", "Writer"),
     "boot": ("llmos.services.init.boot", "boot"),
+    "connect": ("llmos.services.init.connect", "connect"),
     "sync": ("llmos.services.init.sync", ""),
 }
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
 import llmos
+from llmos.services.init.catalogue import DummyCatalogue
+from llmos.services.init.daemon import listening, locked
+from llmos.services.init.settings import read_settings
 
 DEADLINE = 30.0
 """Seconds that nothing here takes unless it hangs."""
@@ -25,10 +29,31 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+TWICE = {f"test_sdk_{name}" for name in ("agents", "arguments", "ends", "generation", "processes", "streams")}
+"""Modules whose tests run on a booted system, and again as a client of a daemon."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "transport" in metafunc.fixturenames:
+        twice = metafunc.module.__name__.rpartition(".")[2] in TWICE
+        metafunc.parametrize("transport", ["boot", "connect"] if twice else ["boot"])
+
+
 @pytest.fixture
-def boot(tmp_path: Path) -> Boot:
-    """Boots with the dummy device and a home of its own."""
+def boot(tmp_path: Path, transport: str) -> Boot:
+    """Boots with the dummy device and a home of its own; or starts a daemon in this OS process and connects to it."""
+    if transport == "connect":
+        return partial(connected, home=tmp_path, seed=1)
     return partial(llmos.boot, device="dummy", home=tmp_path, seed=1)
+
+
+@asynccontextmanager
+async def connected(model: str | None = None, *, home: Path, preload: bool = True, **given: Any) -> AsyncIterator[llmos.System]:
+    """What boot gives, over a real socket."""
+    settings = read_settings(model=model, home=home, device="dummy", **given)
+    with locked(home) as path:
+        async with listening(settings, DummyCatalogue(settings.model), path, preload=preload), llmos.connect(home=home) as system:
+            yield system
 
 
 @pytest.fixture

@@ -143,6 +143,7 @@ async def test_a_spawn_that_is_cancelled_is_undone(system: llmos.System) -> None
         if not task.cancelled():
             await task.result().kill("KILL")
             await task.result().wait()
+        del task  # a child that came through holds its pipes
     await nothing_left(system)
 
 

@@ -19,7 +19,7 @@ ALLOWED = {
     "kernel": (),
     "drivers": ("llmos.kernel",),
     "syscalls": ("llmos.kernel",),
-    "sdk": ("llmos.syscalls.abi", "llmos.kernel.errno"),
+    "sdk": ("llmos.syscalls.abi", "llmos.syscalls.wire", "llmos.syscalls.peer", "llmos.kernel.errno"),
     "services": ("llmos.sdk", "llmos.kernel.errno", "llmos.syscalls.abi"),
     "services/init": ("llmos.sdk", "llmos.kernel", "llmos.drivers", "llmos.syscalls", "llmos.services"),
     "shell": ("llmos.sdk", "llmos.services"),
@@ -87,6 +87,12 @@ def test_import_llmos_loads_nothing_heavy() -> None:
     loaded = set(run("import llmos, sys; print(*sys.modules)").split())
     assert "llmos" in loaded
     assert not loaded & {"torch", "transformers", "triton", "numpy", "tokenizers", "huggingface_hub", "gguf"}
+
+
+def test_a_client_of_a_daemon_is_thin() -> None:
+    loaded = set(run("import llmos, sys; llmos.connect; print(*sys.modules)").split())
+    assert "llmos.sdk.link" in loaded
+    assert not loaded & {"torch", "transformers", "numpy", "tokenizers", "pydantic", "pydantic_settings", "rich", "llmos.kernel.kernel"}
 
 
 def test_all_names_what_is_exported() -> None:

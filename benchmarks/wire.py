@@ -1,0 +1,169 @@
+"""What the socket costs: calls to a daemon in an OS process of its own, while its device is idle and while it computes.
+
+    python benchmarks/wire.py                     dummy device: the price of the way, without the price of the arithmetic
+    python benchmarks/wire.py --device cpu        the default model
+
+Prints one table: the latency of one call at a time (median, 95th percentile), calls a second with 64 under way, the time from the
+start of a process to the first byte of `llmsh -c 'ask ...'`, and the decode rate with and without 2,000 calls a second beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import zmq
+
+import llmos
+
+STREAMS = 4
+"""Generations that run beside the calls."""
+UNDER_WAY = 64
+
+
+async def latencies(call: Callable[[], Awaitable[object]], count: int) -> list[float]:
+    """Seconds of calls one after another, sorted."""
+    found = []
+    for _ in range(count):
+        began = time.perf_counter()
+        await call()
+        found.append(time.perf_counter() - began)
+    return sorted(found)
+
+
+async def rate(call: Callable[[], Awaitable[object]], count: int) -> float:
+    """Calls a second with many under way."""
+    left = iter(range(count))
+
+    async def caller() -> None:
+        for _ in left:
+            await call()
+
+    began = time.perf_counter()
+    async with anyio.create_task_group() as tasks:
+        for _ in range(UNDER_WAY):
+            tasks.start_soon(caller)
+    return count / (time.perf_counter() - began)
+
+
+def line(label: str, times: list[float]) -> None:
+    middle, high = statistics.median(times), times[int(len(times) * 0.95)]
+    print(f"{label:<44} median {middle * 1e6:7.0f} us   95% {high * 1e6:7.0f} us   n {len(times)}")
+
+
+STREAMING = """
+import anyio, llmos, sys
+async def main():
+    async with llmos.connect(home=sys.argv[1]) as system:
+        contexts = [await system.open(system="You count.") for _ in range(int(sys.argv[2]))]
+        generations = [context.generate(user="go on", max_tokens=7000, ignore_stop=True) for context in contexts]
+        async for _ in generations[-1].pieces():
+            break
+        for generation in generations[:-1]:
+            async for _ in generation.pieces():
+                print("running", flush=True)
+                await anyio.sleep_forever()
+anyio.run(main)
+"""
+
+
+async def busy(system: llmos.System, home: Path, body: Callable[[], Awaitable[None]]) -> float:
+    """Tokens a second of the generations of another client beside a body, until that ends."""
+
+    async def tokens() -> int:
+        return sum(device.decode_tokens for device in (await system.statistics()).kernel.devices)
+
+    command = [sys.executable, "-c", STREAMING, str(home), str(STREAMS + 1)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as client:
+        if client.stdout is None or not await anyio.to_thread.run_sync(client.stdout.readline):
+            raise SystemExit("the other client failed")
+        before, began = await tokens(), time.perf_counter()
+        await body()
+        speed = (await tokens() - before) / (time.perf_counter() - began)
+        client.kill()
+    return speed
+
+
+async def measure(home: Path, count: int) -> None:
+    async with llmos.connect(home=home) as system:
+        context = await system.open(system="s")
+
+        async def info() -> None:
+            await system.context(context.handle)
+
+        async def many() -> None:
+            line("one call, device computing", await latencies(info, count))
+
+        async def paced() -> None:
+            """2,000 calls a second, in bursts of a hundredth of a second."""
+            until = time.perf_counter() + 3
+            while time.perf_counter() < until:
+                next_one = time.perf_counter() + 0.01
+                async with anyio.create_task_group() as tasks:
+                    for _ in range(20):
+                        tasks.start_soon(info)
+                await anyio.sleep(max(0.0, next_one - time.perf_counter()))
+
+        async def nothing() -> None:
+            await anyio.sleep(3)
+
+        await latencies(info, 200)
+        line("one call, device idle", await latencies(info, count))
+        print(f"{f'calls a second, {UNDER_WAY} under way, device idle':<44} {await rate(info, count * 4):14.0f} /s")
+        await busy(system, home, many)
+        alone = await busy(system, home, nothing)
+        beside = await busy(system, home, paced)
+        print(f"{f'decode, {STREAMS} streams':<44} {alone:14.0f} tokens/s")
+        print(f"{'the same with 2,000 calls a second beside':<44} {beside:14.0f} tokens/s   {beside / alone - 1:+.1%}")
+
+
+def first_byte(environment: dict[str, str]) -> float:
+    """Seconds from the start of llmsh to the first byte of a reply."""
+    began = time.perf_counter()
+    with subprocess.Popen(
+        [sys.executable, "-m", "llmos.shell.main", "-c", "ask hello"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as shell:
+        if shell.stdout is None or not os.read(shell.stdout.fileno(), 1):
+            raise SystemExit("llmsh said nothing")
+        took = time.perf_counter() - began
+        shell.kill()
+    return took
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "dummy"), default="dummy")
+    parser.add_argument("--count", type=int, default=2000, help="calls of each latency")
+    found = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder) if found.device == "dummy" else None
+        place = str(Path(llmos.__file__).parent.parent)
+        environment = {**os.environ, "PYTHONPATH": place, "LLMOS_DEVICE": found.device}
+        if home is not None:
+            environment["LLMOS_HOME"] = str(home)
+        machine = f"{platform.machine()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}"
+        print(f"{machine}, Python {platform.python_version()}, zmq {zmq.zmq_version()}, device {found.device}")
+        subprocess.run([sys.executable, "-m", "llmos", "up"], env=environment, check=True, stdout=subprocess.DEVNULL)
+        try:
+            from llmos.services.init.place import home_of
+
+            anyio.run(measure, home or home_of(None), found.count)
+            times = sorted(first_byte(environment) for _ in range(7))
+            label = "llmsh -c ask: start to first byte of the reply"
+            print(f"{label:<44} median {times[3]:.3f} s   best {times[0]:.3f} s   worst {times[-1]:.3f} s")
+        finally:
+            subprocess.run([sys.executable, "-m", "llmos", "down"], env=environment, check=True, stdout=subprocess.DEVNULL)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""The keys of an agent file: which there are, their bounds, and what is said of one that is wrong: its line, and the nearest key.
+
+Apart from agentfile.py because a file is checked by pydantic, which a program that starts no agent need not import.
+"""
+
+from __future__ import annotations
+
+import re
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError
+
+from llmos.syscalls.abi import Arguments, BadFormat, ClassName, LimitsArguments, Model, Name, Nice, Sampled, Text, refusal
+
+
+class Keys(Arguments):
+    """The keys of a file and their bounds."""
+
+    name: Name | None = None
+    description: Annotated[str, Field(max_length=1_000)] = ""
+    model: Model | None = None
+    system: Text | None = None
+    prompt: Text = "{input}"
+    input: Literal["line", "all", "none"] = "all"
+    cls: Annotated[ClassName | None, Field(alias="class")] = None
+    nice: Nice | None = None
+    max_turns: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    separator: Annotated[str, Field(max_length=64)] = "\n"
+    limits: LimitsArguments = LimitsArguments()
+    sampling: Sampled = Sampled()
+
+
+def checked(raw: dict[str, Any], text: str, source: str) -> Keys:
+    """What TOML made of a text, if it is an agent. Raises BadFormat."""
+    try:
+        return Keys.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise BadFormat(f"{source}, line {line_of(text, first['loc'])}: {_wrong(first)}") from None
+
+
+def _keys(section: tuple[str | int, ...]) -> list[str]:
+    """The keys that a table of the file may have."""
+    models: dict[str, type[BaseModel]] = {"limits": LimitsArguments, "sampling": Sampled}
+    model = models.get(str(section[0]), Keys) if section else Keys
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _wrong(error: Any) -> str:
+    *section, key = error["loc"]
+    if error["type"] == "extra_forbidden":
+        keys = _keys(tuple(section))
+        near = get_close_matches(str(key), keys, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"the keys are {', '.join(keys)}"
+        return f"there is no key {str(key)[:64]!r}{f' in [{section[0]}]' if section else ''}; {hint}"
+    return f"{'.'.join(str(part) for part in error['loc'])!r} {refusal(error)}"
+
+
+def line_of(text: str, place: tuple[str | int, ...]) -> int:
+    """The line, from 1, on which a key stands; its table's if it cannot be told."""
+    section, key = (str(place[0]), str(place[1])) if len(place) > 1 and isinstance(place[1], str) else ("", str(place[0]))
+    table, best, quote = "", 1, ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if quote:  # inside a string of several lines nothing is a key
+            quote = "" if quote in line else quote
+            continue
+        header = re.match(r"\s*\[+\s*['\"]?([^'\"\]]+?)['\"]?\s*\]+", line)
+        if header:
+            table = header[1]
+            if table in (section or key, f"{section}.{key}"):
+                best = number
+            continue
+        start = re.match(r"\s*(['\"]?)([^'\"=.]+?)\1\s*(?:\.\s*(['\"]?)([^'\"=]+?)\3\s*)?=\s*(.*)", line)
+        if not start:
+            continue
+        names = (start[2], start[4])
+        if (table == section and names[0] == key) or (not table and names == (section, key)):
+            return number
+        if not table and names[0] == (section or key):
+            best = number
+        for mark in ('"""', "'''"):
+            if start[5].startswith(mark) and mark not in start[5][3:]:
+                quote = mark
+    return best

@@ -1,0 +1,185 @@
+"""The daemon's commands: `llmos up`, `down`, `status`, `logs`.
+
+    up       make sure of the model -> start the daemon in the background -> wait for its word -> one line
+    down     SIGTERM -> wait until its process has ended
+    status   what the lock says, and then what the daemon says
+
+Whether a daemon runs is told by the lock of its home, never by the socket. Knows nothing of what a daemon does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import llmos
+from llmos.services.init.place import daemon_folder, daemon_pid, home_of, private_folder, socket_path
+
+DOWN_SECONDS = 60.0
+"""How long an orderly end may take: a step, or the load of a model, may be under way."""
+LOG_BYTES = 8 << 20
+"""From this size on the log of the daemon before is put aside when a new one starts."""
+
+
+def up(found: argparse.Namespace) -> int:
+    """Start the daemon, here or in the background."""
+    from llmos.services.init.settings import read_settings
+
+    from .store import provide
+
+    settings = read_settings(model=found.model, device=found.device, home=found.home)
+    if (pid := daemon_pid(settings.home)) is not None:
+        raise llmos.AlreadyExists(f"a daemon runs already for {settings.home}, with pid {pid}; llmos status shows it, llmos down ends it")
+    provide(settings)
+    if not found.foreground:
+        return _start(found, settings.home)
+    from llmos.services.init.daemon import serve
+
+    os.umask(0o077)
+    if found.ready is not None:
+        os.chdir(settings.home)  # in the background nothing should hold on to where we were called
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    serve(settings, found.model, lambda: _say_ready(found.ready))
+    return 0
+
+
+def _say_ready(descriptor: int | None) -> None:
+    if descriptor is not None:
+        os.write(descriptor, b"ready\n")
+        os.close(descriptor)
+
+
+def _start(found: argparse.Namespace, home: Path) -> int:
+    """Start the daemon in a session of its own, and wait until clients can connect, or it has ended."""
+    log = _log_file(private_folder(daemon_folder(home)) / "log")
+    told, tell = os.pipe()
+    command = [sys.executable, "-P", "-m", "llmos", "up", "--foreground", f"--home={home.absolute()}", f"--ready={tell}"]
+    command += [f"--{name}={value}" for name in ("model", "device") if (value := getattr(found, name)) is not None]
+    with log, open(told, "rb") as word:
+        start = log.tell()
+        began = time.monotonic()
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(tell,), start_new_session=True, umask=0o077
+        )
+        os.close(tell)
+        if word.read() != b"ready\n":  # the end of the file: it has ended without a word
+            status = process.wait()
+            log.seek(start)
+            sys.stderr.write(log.read().decode(errors="replace"))
+            print(f"llmos: up: the daemon ended with status {status} before it was ready", file=sys.stderr)
+            return 1
+    print(f"llmos is up: pid {process.pid}, {socket_path(home)}, {time.monotonic() - began:.1f} s")
+    process.returncode = 0  # it goes on without us
+    return 0
+
+
+def _log_file(path: Path) -> BinaryIO:
+    if path.exists() and path.stat().st_size > LOG_BYTES:
+        path.replace(path.with_suffix(".old"))
+    return open(path, "a+b", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o600))
+
+
+def down(found: argparse.Namespace) -> int:
+    """End the daemon in order, and wait for it."""
+    home = home_of(found.home)
+    pid = _demand_daemon(home)
+    try:
+        descriptor = os.pidfd_open(pid)
+        try:
+            signal.pidfd_send_signal(descriptor, signal.SIGTERM)
+            if not select.select([descriptor], [], [], DOWN_SECONDS)[0]:
+                raise llmos.TimedOut(
+                    f"the daemon {pid} has not ended within {DOWN_SECONDS:g} s; llmos logs may say why, kill -9 {pid} ends it"
+                )
+        finally:
+            os.close(descriptor)
+    except ProcessLookupError:  # it was going already
+        pass
+    print(f"llmos is down: pid {pid} has ended")
+    return 0
+
+
+def _demand_daemon(home: Path) -> int:
+    pid = daemon_pid(home)
+    if pid is None:
+        raise llmos.NotFound(f"no daemon runs for {home}; start one with: llmos up")
+    return pid
+
+
+def status(found: argparse.Namespace) -> int:
+    """What runs."""
+    import anyio
+
+    home = home_of(found.home)
+    pid = daemon_pid(home)
+    if found.json and pid is None:
+        print(json.dumps({"running": False, "home": str(home)}))
+        return 1
+    pid = _demand_daemon(home)
+    told = anyio.run(_told, home)
+    rows: dict[str, Any] = {"running": True, "pid": pid, "home": str(home), "socket": str(socket_path(home)), **told}
+    if found.json:
+        print(json.dumps(rows))
+        return 0
+    models = ", ".join(rows["loaded"]) or "none yet"
+    print(f"llmos runs: pid {pid}, up {_span(rows['uptime'])}, {rows['socket']}")
+    print(f"model {rows['model']} (loaded: {models}), {rows['processes']} processes, {rows['clients']} clients")
+    return 0
+
+
+async def _told(home: Path) -> dict[str, Any]:
+    """What the daemon says of itself, without this client."""
+    async with llmos.connect(home=home, name="status") as system:
+        statistics = await system.statistics()
+        models = await system.models()
+        daemon = system.daemon
+        return {
+            "uptime": round(statistics.uptime, 3),
+            "model": daemon.model if daemon is not None else "",
+            "loaded": [model.name for model in models if model.loaded],
+            "processes": statistics.kernel.processes - 2,
+            "clients": daemon.sessions - 1 if daemon is not None else 0,
+        }
+
+
+def _span(seconds: float) -> str:
+    whole = int(seconds)
+    days, hours, minutes = whole // 86_400, whole // 3600 % 24, whole // 60 % 60
+    if days:
+        return f"{days} d {hours} h"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
+
+
+def logs(found: argparse.Namespace) -> int:
+    """What the daemon wrote; with follow, what it writes."""
+    path = daemon_folder(home_of(found.home)) / "log"
+    try:
+        file = open(path, "rb")  # noqa: SIM115 - closed below, by the with
+    except FileNotFoundError:
+        raise llmos.NotFound(f"there is no log at {path}: no daemon was started with llmos up") from None
+    with file:
+        lines = file.read().splitlines(keepends=True)
+        for line in chain(lines[max(0, len(lines) - found.lines) :], _following(file) if found.follow else ()):
+            sys.stdout.write(line.decode(errors="replace"))
+            sys.stdout.flush()
+    return 0
+
+
+def _following(file: BinaryIO) -> Iterator[bytes]:
+    """What is written from now on, until Ctrl-C. A file has nothing that could be waited on."""
+    while True:
+        if line := file.readline():
+            yield line
+        else:
+            time.sleep(0.2)

@@ -1,0 +1,203 @@
+"""The arguments of system calls: strict pydantic models, every number, length and count bounded (param.py).
+
+Given out by abi.py when they are first asked for: a client that only makes calls does without them, and without pydantic.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from llmos.kernel.process import Limits
+
+from . import param
+
+Pid: TypeAlias = Annotated[int, Field(ge=1, le=param.MAX_ID)]
+Handle: TypeAlias = Annotated[int, Field(ge=0, le=param.MAX_ID)]
+TokenId: TypeAlias = Annotated[int, Field(ge=0, le=param.MAX_TOKEN_ID)]
+Text: TypeAlias = Annotated[str, Field(max_length=param.MAX_TEXT)]
+Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=param.MAX_NAME, pattern=r"^[^\x00-\x1f\x7f]+$")]
+StopString: TypeAlias = Annotated[str, Field(min_length=1, max_length=param.MAX_STOP)]
+Model: TypeAlias = Annotated[str, Field(min_length=1, max_length=param.MAX_MODEL, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Capability: TypeAlias = Annotated[str, Field(min_length=1, max_length=param.MAX_CAPABILITY, pattern=r"^[^\x00-\x20\x7f]+$")]
+Nice: TypeAlias = Annotated[int, Field(ge=-20, le=19)]
+ClassName: TypeAlias = Literal["interactive", "normal", "batch", "idle"]
+SignalName: TypeAlias = Literal["INT", "KILL", "TERM", "CONT", "STOP"]
+Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
+Count: TypeAlias = Annotated[int, Field(ge=0, le=param.MAX_ID)]
+
+
+class Arguments(BaseModel):
+    """Base of every argument model: nothing is converted, nothing unknown passes, no NaN, no infinity."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
+
+
+class LimitsArguments(Arguments):
+    tokens: Count | None = None
+    pages: Count | None = None
+    wall_seconds: Annotated[float, Field(ge=0, le=1e9)] | None = None
+    children: Count | None = None
+
+    def to_limits(self) -> Limits:
+        return Limits(self.tokens, self.pages, self.wall_seconds, self.children)
+
+
+class Message(Arguments):
+    role: Role
+    content: Text
+
+
+class Nothing(Arguments):
+    """No arguments."""
+
+
+class Spawn(Arguments):
+    name: Name
+    user: Name | None = None
+    """This and what follows: None inherits the caller's."""
+    cls: ClassName | None = None
+    nice: Nice | None = None
+    limits: LimitsArguments = LimitsArguments()
+    capabilities: Annotated[list[Capability], Field(max_length=param.MAX_CAPABILITIES, fail_fast=True)] | None = None
+    stdin: Handle | None = None
+    """A pipe of the caller's to read from; None makes one and gives the caller its write end. The same for the other two."""
+    stdout: Handle | None = None
+    stderr: Handle | None = None
+
+
+class ExitArguments(Arguments):
+    status: Annotated[int, Field(ge=0, le=255)]
+    reason: Annotated[str, Field(max_length=param.MAX_REASON)] = ""
+
+
+class Wait(Arguments):
+    pid: Pid | None = None
+
+
+class Kill(Arguments):
+    pid: Pid
+    signal: SignalName = "TERM"
+    tree: bool = False
+
+
+class Renice(Arguments):
+    pid: Pid
+    nice: Nice
+
+
+class Reclass(Arguments):
+    pid: Pid
+    cls: ClassName
+
+
+class SetLimits(Arguments):
+    pid: Pid
+    limits: LimitsArguments
+
+
+class ListProcesses(Arguments):
+    """A page of the process table: those with a higher pid than `after`."""
+
+    after: Count = 0
+    limit: Annotated[int, Field(ge=1, le=param.MAX_PROCESSES)] = param.PROCESSES
+
+
+class OfProcess(Arguments):
+    pid: Pid
+
+
+class Fork(Arguments):
+    pid: Pid
+    name: Name | None = None
+
+
+class Open(Arguments):
+    model: Model | None = None
+
+
+class OfContext(Arguments):
+    context: Handle
+
+
+class Truncate(Arguments):
+    context: Handle
+    length: Count
+
+
+class Tokens(Arguments):
+    context: Handle
+    start: Count = 0
+    count: Annotated[int, Field(ge=0, le=param.MAX_TOKENS)] = param.MAX_TOKENS
+
+
+class Content(Arguments):
+    """What to add to a context: chat messages, plain text or token ids."""
+
+    context: Handle
+    messages: Annotated[list[Message], Field(max_length=param.MAX_MESSAGES, fail_fast=True)] | None = None
+    text: Text | None = None
+    tokens: Annotated[list[TokenId], Field(max_length=param.MAX_TOKENS, fail_fast=True)] | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Content:
+        if sum(part is not None for part in (self.messages, self.text, self.tokens)) > 1:
+            raise ValueError("give one of messages, text and tokens, not several")
+        return self
+
+
+class Append(Content):
+    pass
+
+
+class Sampled(Arguments):
+    """How a reply is sampled, and where it ends."""
+
+    max_tokens: Annotated[int, Field(ge=1, le=param.MAX_TOKENS)] | None = None
+    """None: what is left of the model's window."""
+    temperature: Annotated[float, Field(ge=0, le=10)] = 0.0
+    top_k: Annotated[int, Field(ge=0, le=param.MAX_TOKEN_ID)] = 0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    repetition_penalty: Annotated[float, Field(ge=0.1, le=10)] = 1.0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    """None: drawn from the process's own sequence of seeds."""
+    stop: Annotated[list[StopString], Field(max_length=param.MAX_STOPS, fail_fast=True)] = []
+
+
+class Generate(Content, Sampled):
+    stop_ids: Annotated[list[TokenId], Field(max_length=param.MAX_STOP_IDS, fail_fast=True)] = []
+    ignore_stop: bool = False
+    """Generate exactly max_tokens: neither stop ids nor stop strings end it."""
+    logprobs: Annotated[int, Field(ge=0, le=20)] = 0
+
+
+class Tokenize(Arguments):
+    text: Text
+    model: Model | None = None
+
+
+class Detokenize(Arguments):
+    tokens: Annotated[list[TokenId], Field(max_length=param.MAX_TOKENS, fail_fast=True)]
+    model: Model | None = None
+
+
+class PipeArguments(Arguments):
+    capacity: Annotated[int, Field(ge=1, le=param.MAX_PIPE)] = 65_536
+
+
+class Read(Arguments):
+    pipe: Handle
+    most: Annotated[int, Field(ge=1, le=param.MAX_BYTES)] = 65_536
+
+
+class Write(Arguments):
+    pipe: Handle
+    data: Annotated[bytes, Field(max_length=param.MAX_BYTES)]
+
+
+class ClosePipe(Arguments):
+    pipe: Handle
+    read: bool = False
+    write: bool = False

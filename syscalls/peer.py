@@ -1,0 +1,63 @@
+"""Peers: who is at the other end of a connection over a unix socket, as the machine's own kernel says, and a handle on it.
+
+libzmq asks SO_PEERCRED when a connection is made and puts what it was told on every frame. It offers no way to drop one peer
+of a socket, so that is done underneath: a duplicate of the connection's descriptor can shut it down, and tells when it ends.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from typing import Final
+
+import zmq
+
+from llmos.kernel.errno import NotPermitted
+
+_SOURCE: Final = 2
+"""ZMQ_SRCFD: the property of a frame that is the descriptor of the connection it came by. pyzmq has no name for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    user: int
+    """Its uid."""
+    pid: int
+    """In the machine's own system; 0 if it lives in a namespace of its own."""
+    descriptor: int
+    """libzmq's own: only to be duplicated, at once."""
+
+
+def peer_of(frame: zmq.Frame) -> Peer:
+    """Who sent a frame. libzmq says "host:uid:gid:pid". Raises NotPermitted if it does not."""
+    try:
+        _, user, _, pid = str(frame.get("Peer-Address")).rsplit(":", 3)
+        return Peer(int(user), int(pid), int(frame.get(_SOURCE)))
+    except (ValueError, zmq.ZMQError):
+        raise NotPermitted("the system does not say who is there") from None
+
+
+def handle_on(descriptor: int) -> socket.socket | None:
+    """Another handle on a connection; None if libzmq has closed it by now."""
+    try:
+        return socket.socket(fileno=os.dup(descriptor))
+    except OSError:
+        return None
+
+
+def shut_down(connection: socket.socket) -> None:
+    """End a connection for both sides, and give up this handle on it."""
+    try:
+        connection.shutdown(socket.SHUT_RDWR)
+    except OSError:  # it is over already
+        pass
+    connection.close()
+
+
+def pidfd_of(pid: int) -> int:
+    """A descriptor that becomes readable when the process ends; -1 where there is no such thing, or no such process."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return -1
