@@ -113,3 +113,13 @@ async def until(condition: Any) -> None:
     with anyio.fail_after(SECONDS):
         while not condition():
             await anyio.sleep(0.005)
+
+
+async def nothing_of_it_is_left(endpoint: Endpoint, home: Path) -> None:
+    """No session, no process, no connection; and somebody else is served."""
+    await until(lambda: not endpoint.sessions and not endpoint._watched and not endpoint._parting)
+    async with llmos.connect(home=home) as system:
+        assert [process.pid for process in await system.ps()] == [1, system.pid]
+        context = await system.open(system="s")
+        assert (await context.generate(user="x", max_tokens=3, ignore_stop=True)).reason == "length"
+    endpoint._kernel.check_integrity()
