@@ -20,8 +20,8 @@ struct Rounded {
 };
 
 // For each row and group of the product y = x W^T: out(row, first block of the group, GROUP * 16 sums without bias).
-// `rounded` is room. `together`: so many groups are one thread's, where `out` of fewer does
-// not fill a cache line: lines that two threads write wander between their cores.
+// `rounded` is room. `together`: so many groups are one thread's, where `out` of fewer does not fill a cache line: lines that two
+// threads write wander between their cores.
 template <class Out>
 void linear(Pool& pool, const Matrix& matrix, const Activations& x, Rounded& rounded, int rows, Out&& out, int together = 1) {
     rounded.take(pool, matrix, x, rows);
