@@ -13,6 +13,9 @@ from pydantic import BaseModel, Field, ValidationError
 
 from llmos.syscalls.abi import Arguments, BadFormat, ClassName, LimitsArguments, Model, Name, Nice, Sampled, Text, refusal
 
+MOST_MISTAKES = 20
+"""Told of one file."""
+
 
 class Keys(Arguments):
     """The keys of a file and their bounds."""
@@ -32,12 +35,12 @@ class Keys(Arguments):
 
 
 def checked(raw: dict[str, Any], text: str, source: str) -> Keys:
-    """What TOML made of a text, if it is an agent. Raises BadFormat."""
+    """What TOML made of a text, if it is an agent. Raises BadFormat with a line for each mistake."""
     try:
         return Keys.model_validate(raw)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise BadFormat(f"{source}, line {line_of(text, first['loc'])}: {_wrong(first)}") from None
+        wrong = [(line_of(text, each["loc"]), _wrong(each)) for each in error.errors(include_url=False)[:MOST_MISTAKES]]
+        raise BadFormat("\n".join(f"{source}, line {line}: {what}" for line, what in sorted(wrong))) from None
 
 
 def _keys(section: tuple[str | int, ...]) -> list[str]:

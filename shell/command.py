@@ -34,6 +34,8 @@ examples:
   llmos quantize smollm2 --to int8    the same model in 8 bits
   llmos models --json                 what there is, for scripts
   llmos rm tiny
+  llmos new agent poet                an agent of your own: a file to edit
+  llmos check poet                    what is wrong with it, line by line
   llmos up                            start the system in the background; llmsh and programs share it
   llmos status                        what runs there
   llmos down                          end it
@@ -75,8 +77,29 @@ def _parser() -> argparse.ArgumentParser:
     command = add("boot", _boot, "boot the system, generate one token, shut down", "llmos boot --timing")
     command.add_argument("--timing", action="store_true", help="say how long each part took")
     system_options(command)
+    _author_commands(add)
     _daemon_commands(add)
     return parser
+
+
+def _author_commands(add: Callable[[str, Callable[[argparse.Namespace], int], str, str], argparse.ArgumentParser]) -> None:
+    """What those need who write agents."""
+
+    def run(found: argparse.Namespace) -> int:
+        from . import author
+
+        return author.new(found) if found.command == "new" else author.check(found)
+
+    command = add("new", run, "write a file for a new agent, to be edited", "llmos new agent poet")
+    command.add_argument("kind", choices=["agent"], help="what to make")
+    command.add_argument("name", metavar="NAME", help="what it is called")
+    command.add_argument("--here", action="store_true", help="in ./agents instead of the agents of the home")
+    command.add_argument("--json", action="store_true", help="for scripts")
+    _home(command)
+    command = add("check", run, "say what is wrong with agent files; status 1 if something is", "llmos check poet agents/critic.toml")
+    command.add_argument("files", nargs="+", metavar="FILE", help="a file, or the name of an agent")
+    command.add_argument("--json", action="store_true", help="for scripts")
+    _home(command)
 
 
 def _daemon_commands(add: Callable[[str, Callable[[argparse.Namespace], int], str, str], argparse.ArgumentParser]) -> None:

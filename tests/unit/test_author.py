@@ -1,0 +1,76 @@
+"""llmos new agent and llmos check."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llmos.sdk.agentfile import load
+from llmos.shell.command import main
+
+BAD = 'sytem = "x"\nnice = 99\n\n[limits]\ntoken = 3\n[sampling]\ntemprature = 1\n'
+
+
+def test_a_new_agent_is_good_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["new", "agent", "poet", "--home", str(tmp_path), "--json"]) == 0
+    path = Path(json.loads(capsys.readouterr().out)["path"])
+    assert path == tmp_path / "agents" / "poet.toml"
+    assert load(path).prompt == "{input}"
+    assert main(["check", "poet", str(path), "--home", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count("poet is good") == 2
+
+
+def test_every_line_that_the_new_file_has_commented_out_is_good_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["new", "agent", "poet", "--home", str(tmp_path)])
+    path = tmp_path / "agents" / "poet.toml"
+    head, _, rest = path.read_text().partition("# model")
+    path.write_text(head + "model" + rest.replace("\n# ", "\n"))
+    assert main(["check", str(path)]) == 0, capsys.readouterr().err
+    assert load(path).limits.tokens == 2000
+
+
+def test_a_file_that_is_there_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["new", "agent", "poet", "--home", str(tmp_path)])
+    path = tmp_path / "agents" / "poet.toml"
+    path.write_text("# mine")
+    assert main(["new", "agent", "poet", "--home", str(tmp_path)]) == 1
+    assert path.read_text() == "# mine"
+    assert "is there already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", "a b", ".x", "-", "é", "x" * 65, "a\n"])
+def test_a_name_that_is_no_files_is_refused(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["new", "--home", str(tmp_path), "agent", "--", name]) == 2
+    assert "an agent's name is letters" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_longest_name(tmp_path: Path) -> None:
+    assert main(["new", "agent", "x" * 64, "--home", str(tmp_path)]) == 0
+
+
+def test_every_mistake_is_told_with_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text(BAD)
+    assert main(["check", str(path), "chat", "--json"]) == 1
+    bad, good = json.loads(capsys.readouterr().out)
+    assert [error.removeprefix(f"{path}, ").split(":")[0] for error in bad["errors"]] == ["line 1", "line 2", "line 5", "line 7"]
+    assert "did you mean 'temperature'?" in bad["errors"][3]
+    assert not bad["ok"]
+    assert good["ok"]
+
+
+def test_a_file_with_ten_thousand_mistakes_is_told_in_few_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text("".join(f"key{number} = 1\n" for number in range(10_000)))
+    assert main(["check", str(path)]) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 20
+
+
+def test_what_is_not_there_is_told_beside_what_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "chta", "chat", "--home", str(tmp_path)]) == 1
+    told = capsys.readouterr()
+    assert "did you mean 'chat'?" in told.err
+    assert "chat is good" in told.out
