@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 ALL = frozenset({"*"})
 
-DEFAULT = frozenset({"llm:*", "proc:spawn", "pipe:*"})
+DEFAULT = frozenset({"llm:*", "proc:spawn", "pipe:*", "file:r:/proc/*", "file:r:/models/*", "file:r:/tools/*"})
 """What a process spawned without a word about capabilities holds, as far as its parent holds it."""
 
 

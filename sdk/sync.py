@@ -23,11 +23,12 @@ from llmos.syscalls.abi import NotSupported, ShutDown
 
 from .child import Child
 from .context import Context
+from .files import Files
 from .generation import Generation
 from .stream import Reader, Writer
 from .system import System
 
-_WRAPPED = (System, Child, Context, Generation, Reader, Writer)
+_WRAPPED = (System, Child, Context, Files, Generation, Reader, Writer)
 
 
 class Blocking:

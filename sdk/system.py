@@ -44,6 +44,7 @@ from .agentfile import AgentFile
 from .arguments import demand_name, encoded, limits_of, listed, words_of
 from .child import Child, Exit, exit_of, signal_name
 from .context import Context
+from .files import Files
 from .port import Port, ignore
 from .program import Attached, Programs
 from .stream import Reader, Writer
@@ -66,6 +67,8 @@ class System:
         """Waits that were cancelled, and may have taken a child off the table all the same."""
         self._unclaimed: list[ExitRecord] = []
         """The ends of those children."""
+        self.files = Files(port, pid)
+        """/home, /tmp, /proc, /models, /tools and host:PATH, as this process may use them."""
         self.daemon: Welcome | None = None
         """What a daemon said of itself when one connected; None in a system of one's own."""
 

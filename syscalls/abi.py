@@ -47,6 +47,9 @@ from .results import (
     ContextInfo,
     Data,
     Done,
+    FileData,
+    FileInfo,
+    FileList,
     Forked,
     GenerationUsage,
     ModelInfo,
@@ -59,6 +62,8 @@ from .results import (
     SystemStatistics,
     TextResult,
     TokenList,
+    VersionInfo,
+    VersionList,
     Written,
 )
 
@@ -77,6 +82,9 @@ __all__ = [
     "ExitRecord",
     "Explanation",
     "Fault",
+    "FileData",
+    "FileInfo",
+    "FileList",
     "Forked",
     "GenerationUsage",
     "IntegrityError",
@@ -109,6 +117,8 @@ __all__ = [
     "TokenList",
     "TooLong",
     "TryAgain",
+    "VersionInfo",
+    "VersionList",
     "Written",
     "param",
     "refusal",
@@ -238,6 +248,30 @@ if TYPE_CHECKING:
     from .arguments import (
         Write as Write,
     )
+    from .file_arguments import (
+        FileListing as FileListing,
+    )
+    from .file_arguments import (
+        FileMake as FileMake,
+    )
+    from .file_arguments import (
+        FilePair as FilePair,
+    )
+    from .file_arguments import (
+        FileRead as FileRead,
+    )
+    from .file_arguments import (
+        FileRemove as FileRemove,
+    )
+    from .file_arguments import (
+        FileRestore as FileRestore,
+    )
+    from .file_arguments import (
+        FileWrite as FileWrite,
+    )
+    from .file_arguments import (
+        OfFile as OfFile,
+    )
     from .refusal import refusal
 
 # --- how a call crosses -------------------------------------------------------------------------------------------
@@ -279,9 +313,9 @@ def __getattr__(name: str) -> Any:
     """The argument models, and how a refused one is explained: both need pydantic, which takes 0.2 s to import."""
     if name.startswith("_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import arguments, refusal
+    from . import arguments, file_arguments, refusal
 
-    found = refusal.refusal if name == "refusal" else vars(arguments).get(name)
+    found = refusal.refusal if name == "refusal" else vars(arguments).get(name) or vars(file_arguments).get(name)
     if found is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = found

@@ -16,6 +16,7 @@ from llmos.kernel.kernel import Kernel
 
 from .call import Ledger
 from .channel import Channels
+from .disk.disk import Disk
 from .results import ModelInfo
 from .text import Text
 from .transcript import Transcript
@@ -56,6 +57,10 @@ class Models(Protocol):
         ...
 
 
+def _none(pid: int) -> Mapping[str, str]:
+    return {}
+
+
 @dataclass(slots=True)
 class Core:
     kernel: Kernel
@@ -64,6 +69,9 @@ class Core:
     seed: int
     """From which every process's seeds are drawn."""
     booted: float
+    disk: Disk
+    tools: Callable[[int], Mapping[str, str]] = _none
+    """The tools that a process may know of: name -> what /tools says of it."""
     ledger: Ledger = field(default_factory=Ledger)
     channels: Channels = field(default_factory=Channels)
     transcripts: dict[int, dict[int, Transcript]] = field(default_factory=dict)

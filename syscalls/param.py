@@ -27,6 +27,15 @@ MAX_RECORDED: Final = 4_096  # bytes of arguments, or of a result, above which t
 INLINE_TEXT: Final = 4_096  # characters above which text is tokenized off the loop
 MAX_ID: Final = (1 << 53) - 1  # pids, handles and counts: exact in JSON and msgpack alike
 
+MAX_FILE_PATH: Final = 4_096  # bytes of a path
+MAX_PART: Final = 255  # bytes of a name in it
+MAX_DEPTH: Final = 64  # names in it: whoever walks a tree has a folder open for each
+MAX_FILE_WRITE: Final = 16 << 20  # bytes of one write of a file: what one message can bring
+MAX_ENTRIES: Final = 1_024  # of one page of a folder
+ENTRIES: Final = 256  # of one that does not say
+MAX_VERSIONS: Final = 10  # earlier contents kept of one file
+ENTRY_BYTES: Final = 1_024  # counted for each file, folder and kept version, beside its bytes: their number has a bound too
+
 MAX_MESSAGE: Final = 17 << 20  # bytes of one message from a client: the longest text in UTF-8, and what is around it
 MAX_REPLY: Final = 256 << 20  # bytes of one message to a client
 MAX_ITEMS: Final = 4_096  # entries of one list or map in a message; lists of numbers come packed, and may be longer

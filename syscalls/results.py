@@ -110,6 +110,50 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
+class FileData:
+    """Empty at the end of the file."""
+
+    data: bytes
+    size: int
+    """Of the whole file now."""
+    identity: int
+    """Of the contents: they were replaced between two reads if it has changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    name: str
+    kind: str
+    """file, folder, or other: a link or device that somebody has put there, and that nothing here will follow or read."""
+    size: int
+    """Bytes; 0 for what is no file, and for what is made when it is read."""
+    modified: float
+    """Seconds since 1970."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileList:
+    entries: list[FileInfo]
+    """By name."""
+    more: bool
+    """There are others: ask again, after the last of these."""
+
+
+@dataclass(frozen=True, slots=True)
+class VersionInfo:
+    version: int
+    size: int
+    modified: float
+    """When these contents were written."""
+
+
+@dataclass(frozen=True, slots=True)
+class VersionList:
+    versions: list[VersionInfo]
+    """The newest first."""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     name: str
     loaded: bool

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from inspect import iscoroutinefunction
 from typing import Any
 
-from . import abi, context, generate, pipe, process, system
+from . import abi, context, file, generate, pipe, process, system
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,17 @@ ROWS: tuple[Row, ...] = (
     # system
     _row(50, system.models, abi.Nothing, abi.ModelList),
     _row(51, system.statistics, abi.Nothing, abi.SystemStatistics),
+    # file: what each needs depends on its path, and is asked for in the handlers
+    _row(60, file.file_read, abi.FileRead, abi.FileData),
+    _row(61, file.file_write, abi.FileWrite, abi.FileInfo, replayable=False),
+    _row(62, file.file_copy, abi.FilePair, abi.FileInfo, replayable=False),
+    _row(63, file.file_move, abi.FilePair, abi.Done, replayable=False),
+    _row(64, file.file_list, abi.FileListing, abi.FileList),
+    _row(65, file.file_stat, abi.OfFile, abi.FileInfo),
+    _row(66, file.file_remove, abi.FileRemove, abi.Done, replayable=False),
+    _row(67, file.file_make, abi.FileMake, abi.FileInfo, replayable=False),
+    _row(68, file.file_versions, abi.OfFile, abi.VersionList),
+    _row(69, file.file_restore, abi.FileRestore, abi.FileInfo, replayable=False),
 )
 
 TABLE: dict[str, Row] = {row.name: row for row in ROWS}

@@ -30,6 +30,7 @@ from llmos.sdk.port import Notice, Port
 from llmos.sdk.program import Programs
 from llmos.sdk.system import System
 from llmos.syscalls.core import Core
+from llmos.syscalls.disk.disk import Disk
 from llmos.syscalls.trap import Trap
 
 from .catalogue import DummyCatalogue
@@ -103,13 +104,15 @@ async def wired(settings: Settings, catalogue: Catalogue) -> AsyncIterator[Wired
     clock = time.monotonic
     async with AsyncExitStack() as stack:
         thread = KernelThread()
+        disk = Disk(settings.home, settings.files_quota)
+        stack.push_async_callback(_close_disk, disk)
         thread.start()
         stack.push_async_callback(_join, thread)
         kernel = Kernel(Params(speculate=settings.speculate), policy=settings.policy, clock_start=clock())
         models = LoadedModels(catalogue, kernel, thread, clock)
         stack.push_async_callback(_close_models, models)
         seed = secrets.randbits(62) if settings.seed is None else settings.seed
-        yield Wired(thread, kernel, models, Core(kernel, clock, models, seed, clock()))
+        yield Wired(thread, kernel, models, Core(kernel, clock, models, seed, clock(), disk))
 
 
 @asynccontextmanager
@@ -196,6 +199,11 @@ async def _close_models(models: LoadedModels) -> None:
         late = await anyio.to_thread.run_sync(models.close, JOIN_SECONDS)
     for name in late:
         print(f"llmos: the device of {name} did not end within {JOIN_SECONDS:g} s", file=sys.stderr)
+
+
+async def _close_disk(disk: Disk) -> None:
+    with anyio.CancelScope(shield=True):
+        await anyio.to_thread.run_sync(disk.close)
 
 
 async def _join(thread: KernelThread) -> None:

@@ -32,6 +32,8 @@ class Settings(BaseSettings):
     """Compute threads of a CPU device; None: as many as the machine has cores."""
     speculate: bool = True
     """Guess tokens from what a context has said before and verify several in one step, where that changes no token and pays."""
+    files_quota: int = Field(default=1 << 30, ge=1 << 20, le=1 << 46)
+    """Bytes that a user's files in /home may take, kept versions included; those in /tmp as much again."""
     seed: int | None = Field(default=None, ge=0, lt=2**63)
     """Where the seeds of all processes come from; None: another at each boot."""
 

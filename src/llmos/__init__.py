@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from llmos.sdk.child import Child as Child
     from llmos.sdk.child import Exit as Exit
     from llmos.sdk.context import Context as Context
+    from llmos.sdk.files import Files as Files
     from llmos.sdk.generation import Generation as Generation
     from llmos.sdk.process import Process as Process
     from llmos.sdk.stream import Reader as Reader
@@ -55,8 +56,10 @@ if TYPE_CHECKING:
     from llmos.services.init.boot import boot as boot
     from llmos.services.init.connect import connect as connect
     from llmos.syscalls.abi import ProcessInfo as ProcessInfo
+    from llmos.syscalls.results import FileInfo as FileInfo
     from llmos.syscalls.results import Piece as Piece
     from llmos.syscalls.results import Reply as Reply
+    from llmos.syscalls.results import VersionInfo as VersionInfo
 
 _ERRORS = (
     "AlreadyExists", "BadFormat", "BadHandle", "BrokenPipe", "Cancelled", "DeviceFailed", "Fault", "IntegrityError",
@@ -71,6 +74,8 @@ _WHERE: dict[str, tuple[str, str]] = {
     "Context": ("llmos.sdk.context", "Context"),
     "Exit": ("llmos.sdk.child", "Exit"),
     "Explanation": ("llmos.kernel.view", "Explanation"),
+    "FileInfo": ("llmos.syscalls.results", "FileInfo"),
+    "Files": ("llmos.sdk.files", "Files"),
     "Generation": ("llmos.sdk.generation", "Generation"),
     "Limits": ("llmos.kernel.process", "Limits"),
     "Logprobs": ("llmos.kernel.device", "Logprobs"),
@@ -81,6 +86,7 @@ _WHERE: dict[str, tuple[str, str]] = {
     "Reply": ("llmos.syscalls.results", "Reply"),
     "System": ("llmos.sdk.system", "System"),
     "Writer": ("llmos.sdk.stream", "Writer"),
+    "VersionInfo": ("llmos.syscalls.results", "VersionInfo"),
     "boot": ("llmos.services.init.boot", "boot"),
     "connect": ("llmos.services.init.connect", "connect"),
     "sync": ("llmos.services.init.sync", ""),

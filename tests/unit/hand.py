@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import secrets
+import shutil
+import tempfile
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 from llmos.drivers.dummy import DummyDevice
@@ -14,10 +19,12 @@ from llmos.kernel.kernel import Kernel
 from llmos.kernel.param import Params
 from llmos.syscalls.abi import ModelInfo, Piece, Request
 from llmos.syscalls.core import Core
+from llmos.syscalls.disk.disk import Disk
 from llmos.syscalls.text import Text
 from llmos.syscalls.trap import Trap
 
 INIT, HOST = 1, 2
+QUOTA = 1 << 26
 
 
 @dataclass
@@ -89,6 +96,11 @@ class Shelf:
         return [ModelInfo("dummy", True, True, 0, 512)]
 
 
+def _leave(disk: Disk, home: Path) -> None:
+    disk.close()
+    shutil.rmtree(home, ignore_errors=True)
+
+
 class Hand:
     """One system. Every public call settles at once; the device steps when told to."""
 
@@ -98,7 +110,7 @@ class Hand:
         self.device = DummyDevice(**{"frames": 256, "host_frames": 64, "vocabulary": 259, "window": 512, **device})
         self.kernel.attach(self.device.geometry)
         self.shelf = Shelf()
-        self.core = Core(self.kernel, lambda: self.now, self.shelf, seed=1, booted=self.now)
+        self.core = Core(self.kernel, lambda: self.now, self.shelf, seed=1, booted=self.now, disk=self._disk())
         self.jobs: list[tuple[Callable[[], Any], Callable[[Any, Fault | None], None]]] = []
         self.dead: list[int] = []
         self.trap = Trap(self.core, lambda work, back: self.jobs.append((work, back)), self.dead.append)
@@ -106,6 +118,13 @@ class Hand:
         self._sequence = count()
         self.hold = False
         """Leave what is to be done elsewhere until `work`, as a busy machine does."""
+
+    def _disk(self) -> Disk:
+        """In a folder of its own, which is there when it is used, and goes with this object."""
+        home = Path(tempfile.gettempdir()) / f"llmos-hand-{secrets.token_hex(8)}"
+        disk = Disk(home, QUOTA)
+        weakref.finalize(self, _leave, disk, home)
+        return disk
 
     def send(self, pid: int, name: str, /, **arguments: Any) -> Box:
         """Make a call and settle; it may still sleep."""

@@ -32,6 +32,9 @@ GOOD: dict[str, Any] = {
     "pipe": 0,
     "data": b"data",
     "read": True,
+    "path": "/home/f",
+    "source": "/home/f",
+    "target": "/home/g",
 }
 """A good value for what has no default."""
 
