@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from . import agents, control, information, plain, processes
+from . import agents, control, files, grep, information, plain, processes
 from .call import Builtin
 
 
 def table() -> dict[str, Builtin]:
     """Every command by its name."""
-    collected = (*agents.BUILTINS, *control.BUILTINS, *information.BUILTINS, *plain.BUILTINS, *processes.BUILTINS)
+    families = (agents, control, files, grep, information, plain, processes)
+    collected = [builtin for family in families for builtin in family.BUILTINS]
     return {builtin.name: builtin for builtin in collected}

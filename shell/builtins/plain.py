@@ -1,13 +1,11 @@
-"""Builtins that need no system: echo, cat, ls, cd, pwd, sleep, true, false, exit, history."""
+"""Builtins that need no system: echo, cd, pwd, sleep, true, false, exit, history."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import anyio
 
-from ..streams import describe, open_source
 from ..terminal import TerminalSink
 from .call import Builtin, Call, Leave, Refused, Usage, number, options
 
@@ -19,42 +17,6 @@ async def echo(call: Call) -> int:
     newline = not (args and args[0] == "-n")
     await call.stdout.write(" ".join(args if newline else args[1:]) + ("\n" if newline else ""))
     return 0
-
-
-async def cat(call: Call) -> int:
-    _, paths = options(call.args)
-    status = 0
-    for path in paths or ["-"]:
-        try:
-            source = call.stdin if path == "-" else await open_source(path)
-        except OSError as error:
-            await call.complain(describe(error))
-            status = 1
-            continue
-        try:
-            while text := await source.read():
-                await call.stdout.write(text)
-        finally:
-            if path != "-":
-                source.close()
-    return status
-
-
-async def ls(call: Call) -> int:
-    _, paths = options(call.args)
-    status = 0
-    for path in paths or ["."]:
-        try:
-            names = [path] if not Path(path).is_dir() and Path(path).lstat() else sorted(os.listdir(path))
-        except OSError as error:
-            await call.complain(describe(error))
-            status = 1
-            continue
-        if len(paths) > 1:
-            await call.say(f"{path}:")
-        shown = [name + "/" if Path(path, name).is_dir() else name for name in names if name == path or not name.startswith(".")]
-        await call.stdout.write("".join(f"{name}\n" for name in shown))
-    return status
 
 
 async def cd(call: Call) -> int:
@@ -128,10 +90,6 @@ async def history(call: Call) -> int:
 
 BUILTINS = (
     Builtin("echo", "echo [-n] [WORD]...", "write words, with blanks between", ("echo hello", "echo $?"), echo),
-    Builtin(
-        "cat", "cat [FILE]...", "write files, or the input, to the output", ("cat summary.txt", "cat notes.txt | spawn summarise"), cat
-    ),
-    Builtin("ls", "ls [PATH]...", "list a directory of the host", ("ls", "ls agents"), ls),
     Builtin("cd", "cd [DIRECTORY]", "change the current directory; `cd -` goes back", ("cd ~/notes",), cd),
     Builtin("pwd", "pwd", "write the current directory", ("pwd",), pwd),
     Builtin("sleep", "sleep SECONDS", "wait", ("spawn summarise < a.txt & sleep 2; ps",), sleep),
