@@ -123,7 +123,7 @@ class Kernel(Work, Plumbing):
         self._set_alarm(twin)
         return twin.pid, self.fork_contexts(model, twin)
 
-    def exit(self, now: float, pid: int, status: int, reason: str = "") -> None:
+    def exit(self, now: float, pid: int, status: int, reason: str = "", value: bytes = b"") -> None:
         """The process ends: its bursts are cancelled, everything it holds is closed, its children go to init."""
         process = self.table.get(pid)
         if process is self.table.init:
@@ -140,6 +140,7 @@ class Kernel(Work, Plumbing):
         parent = process.parent
         if parent is None:
             raise Panic(f"pid {pid} has no parent")
+        process.value = value
         self.table.bury(now, process, status, reason)
         self._effects += (Died(pid), Wake(("exit", pid)), Wake(("child", parent.pid)), Wake(("signal", pid)))
 

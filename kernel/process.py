@@ -110,6 +110,8 @@ class Process:
     """The earliest deadline the kernel has set for it."""
     status: int = 0
     reason: str = ""
+    value: bytes = b""
+    """What its program left for whoever waits for it: bytes that the kernel does not read."""
     ended: float = 0.0
     # schedule
     cls: Class = Class.NORMAL

@@ -114,7 +114,7 @@ class ProcessTable:
             return None
         self._forget(dead)
         wall = dead.ended - dead.started
-        return ExitRecord(dead.pid, dead.name, dead.status, dead.reason, dead.usage.tree_tokens, wall)
+        return ExitRecord(dead.pid, dead.name, dead.status, dead.reason, dead.usage.tree_tokens, wall, dead.value)
 
     def _forget(self, zombie: Process) -> None:
         del self.all[zombie.pid]

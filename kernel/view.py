@@ -71,6 +71,8 @@ class ExitRecord:
     reason: str
     tokens: int
     wall: float
+    value: bytes = b""
+    """What its program returned, packed, if it ran in a runner; empty for None."""
 
 
 @dataclass(frozen=True, slots=True)

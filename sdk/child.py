@@ -40,7 +40,7 @@ class Exit:
     status: int
     """0 if it went well, 1 if its program raised, 128 + signal if it was killed."""
     value: Any
-    """What its program returned."""
+    """What its program returned; from a runner, as far as that crosses between OS processes: a tuple comes as a list."""
     error: str | None
     """The traceback of a program that raised, or why it was killed."""
     usage: Usage
@@ -49,6 +49,10 @@ class Exit:
 def exit_of(record: ExitRecord, programs: Programs) -> Exit:
     """The end of a child that was just waited for, with the value its program left."""
     value = programs.collect(record.pid)
+    if record.value:
+        from llmos.syscalls.wire import unpack
+
+        value = unpack(record.value)
     return Exit(
         record.pid,
         record.name,
@@ -69,6 +73,8 @@ class Child:
         """Where to write what it reads; None if it was given something else to read."""
         self.stdout = Reader(port, parent, streams.stdout) if streams.stdout is not None else None
         self.stderr = Reader(port, parent, streams.stderr) if streams.stderr is not None else None
+        self.log: str | None = None
+        """The file on the daemon's machine with what it writes, if it is detached and nobody else reads that."""
         self._waiting: asyncio.Future[ExitRecord] | None = None
         self._exit: Exit | None = None
 

@@ -47,7 +47,7 @@ async def connect(path: Path, *, folders: tuple[Path, ...], model: str | None = 
         stack.callback(port.close, ShutDown(f"the connection to the daemon at {path} is closed; connect again"))
         failure: BaseException | None = None
         async with anyio.create_task_group() as tasks:
-            programs = Programs(port, tasks)
+            programs = Programs(port, tasks, remote=True)
             link.ended = programs.died
 
             def lost(why: ShutDown) -> None:

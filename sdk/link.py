@@ -69,13 +69,17 @@ class Link:
 
     # --- coming and going
 
-    async def open(self, name: str) -> wire.Welcome:
-        """Say hello. Raises NotFound if nobody is there, NotPermitted, NotSupported for another version, TimedOut."""
+    async def open(self, name: str, secret: bytes | None = None) -> wire.Welcome:
+        """Say hello; as a runner, with the secret of its process.
+
+        Raises NotFound if nobody is there, NotPermitted, NotSupported for another version, TimedOut.
+        """
         _probe(self.path)
         self._loop.add_reader(self._descriptor, self._drain)
         self._loop.add_reader(self._epoll.fileno(), self._departed)
         self._socket.connect(f"ipc://{self.path}")
-        self._send(wire.Hello(wire.PROTOCOL, wire.shape(), name))
+        hello = wire.Hello(wire.PROTOCOL, wire.shape(), name)
+        self._send(hello if secret is None else wire.Claim(wire.PROTOCOL, wire.shape(), secret))
         try:
             async with asyncio.timeout(HELLO_SECONDS):
                 welcome = await self._welcome

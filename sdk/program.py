@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import anyio
 from anyio.abc import TaskGroup
@@ -31,6 +32,7 @@ STATUSES: dict[type[Fault], int] = {Interrupted: 128 + 15, BrokenPipe: 128 + 13,
 ENDS_ALL = (Panic, KeyboardInterrupt, GeneratorExit)
 """What is raised to end the whole system, or the loop, and not by the program that it comes through."""
 INIT = 1
+Body: TypeAlias = Callable[[], Awaitable[Any]]
 
 
 @dataclass(slots=True, eq=False)
@@ -47,6 +49,8 @@ class Attached:
     """Errors are told in a line, not as a traceback."""
     ends: tuple[End, ...] = ()
     """Its standard streams: the kernel closes them with the process."""
+    alone: bool = False
+    """The OS process is its own: what it has printed leaves before its end, and what it returns goes to its parent through the kernel."""
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     finished: bool = False
     dead: bool = False
@@ -56,8 +60,9 @@ class Attached:
 class Programs:
     """Every attached program of one caller's loop."""
 
-    def __init__(self, port: Port, tasks: TaskGroup) -> None:
-        self._port, self._tasks = port, tasks
+    def __init__(self, port: Port, tasks: TaskGroup, *, remote: bool = False) -> None:
+        self._port, self._tasks, self.remote = port, tasks, remote
+        """remote: the system is a daemon's, and has runners."""
         self._all: dict[int, Attached] = {}
         self._kept: dict[int, tuple[End | None, ...]] = {}
         self._children: dict[int, set[int]] = {}
@@ -65,7 +70,7 @@ class Programs:
         self.running = 0
         """Programs under way."""
 
-    def start(self, attached: Attached, body: Callable[[], Awaitable[Any]]) -> None:
+    def start(self, attached: Attached, body: Body) -> None:
         self._all[attached.pid] = attached
         self._children.setdefault(attached.parent, set()).add(attached.pid)
         self.running += 1
@@ -138,8 +143,8 @@ class Programs:
             if child.dead and child.finished:
                 self._forget(number)
 
-    async def _run(self, attached: Attached, body: Callable[[], Awaitable[Any]]) -> None:
-        status, reason = 0, ""
+    async def _run(self, attached: Attached, body: Body) -> None:
+        status, reason, value = 0, "", b""
         with attached.scope:
             try:
                 attached.value = await body()
@@ -147,6 +152,8 @@ class Programs:
                 if _ends_all(error):
                     raise
                 status, reason = _outcome(error, plain=attached.plain)
+        if attached.alone:
+            status, reason, value = _left(attached.value, status, reason)
         attached.finished = True
         self.running -= 1
         if not self.running:
@@ -157,9 +164,9 @@ class Programs:
             if attached.parent == INIT:
                 self._forget(attached.pid)
             return
-        self._end(attached, status, reason)
+        self._end(attached, status, reason, value)
 
-    def _end(self, attached: Attached, status: int, reason: str) -> None:
+    def _end(self, attached: Attached, status: int, reason: str, value: bytes) -> None:
         """Tell the kernel. Not waited for: a program that is over must not hold up the end of its loop."""
         if reason and status != STATUSES[Interrupted]:  # who sent TERM knows; what ends by it has nothing to say of it
             line = f"{attached.name} (pid {attached.pid}): {reason.rstrip().rpartition(chr(10))[2]}\n"
@@ -167,8 +174,25 @@ class Programs:
                 _, slot = self._port.request(attached.pid, "write", {"pipe": attached.stderr, "data": data})
                 slot.future.add_done_callback(ignore)
         arguments = {"status": status, "reason": reason[-param.MAX_REASON :]}
+        if value:
+            arguments["value"] = value
         _, slot = self._port.request(attached.pid, "exit", arguments)
         slot.future.add_done_callback(ignore)
+
+
+def _left(value: Any, status: int, reason: str) -> tuple[int, str, bytes]:
+    """Status, reason and packed value of a program that has its OS process to itself. One whose value cannot cross has failed."""
+    from llmos.syscalls.wire import pack_value  # msgpack is not needed where programs share an OS process
+
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):  # it has closed it
+            pass
+    try:
+        return status, reason, pack_value(value, param.MAX_VALUE) if status == 0 else b""
+    except Fault as fault:
+        return 1, str(fault), b""
 
 
 def _ends_all(error: BaseException) -> bool:

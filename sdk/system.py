@@ -7,11 +7,9 @@ this too, and its standard streams. Every method is a system call or a few; erro
 from __future__ import annotations
 
 import asyncio
-import importlib
-import traceback
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 from functools import partial
-from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -19,7 +17,6 @@ import anyio
 import anyio.to_thread
 
 from llmos.syscalls.abi import (
-    BadFormat,
     ContextInfo,
     ExitRecord,
     Explanation,
@@ -28,12 +25,12 @@ from llmos.syscalls.abi import (
     Limits,
     ModelInfo,
     NoSuchProcess,
-    NotFound,
     NotPermitted,
     NotSupported,
     PipeHandle,
     ProcessInfo,
     ProcessList,
+    Running,
     Spawned,
     SystemStatistics,
     param,
@@ -45,8 +42,10 @@ from .arguments import demand_name, encoded, limits_of, listed, words_of
 from .child import Child, Exit, exit_of, signal_name
 from .context import Context
 from .files import Files
+from .job import demand_bound, job_of
 from .port import Port, ignore
 from .program import Attached, Programs
+from .reference import function_of, is_async, is_reference, name_of
 from .stream import Reader, Writer
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ if TYPE_CHECKING:
     from .process import Process
 
 Program: TypeAlias = "Callable[..., Awaitable[Any]] | str | AgentFile"
-"""An async function that is given its Process, an agent's name or file, or "module:function"."""
+"""An async function that is given its Process, an agent's name or file, "module:function" or "file.py:function"."""
 
 
 class System:
@@ -90,14 +89,23 @@ class System:
         stdin: str | bytes | Reader | None = None,
         stdout: Writer | None = None,
         stderr: Writer | None = None,
+        detached: bool = False,
+        memory: int | None = None,
+        cpu_seconds: int | None = None,
     ) -> Child:
         """Run a program in a child process.
+
+        In a system of one's own it runs as a task of this loop. In a daemon's a program that is named runs in a runner, an OS process
+        of its own, with bounds on the `memory` (bytes) and `cpu_seconds` of that; a function runs here. Agents run here too, unless
+        `detached`: what is detached runs in a runner and goes on when this client leaves; what it writes is kept in a file
+        (`Child.log`), as far as `stdout` and `stderr` are not given.
 
         What is not said is as the agent's file says, else inherited. `stdin` is text to read, or the read end of a pipe;
         `stdout` and `stderr` may be write ends; ends that are given away are closed here. The child has a subset of one's own
         capabilities. Raises NotFound for an agent that does not exist, NotPermitted, QuotaExceeded, TryAgain.
         """
         resolved = await self._resolve(program)
+        job = self._job(resolved, args, detached, memory, cpu_seconds)
         agent = resolved if isinstance(resolved, AgentFile) else None
         text = None if stdin is None or isinstance(stdin, Reader) else encoded(stdin, "stdin")
         ends = _ends(stdin, stdout, stderr)
@@ -112,20 +120,62 @@ class System:
             **{key: end.pipe for key, end in ends.items()},
         }
         streams = await self._spawn(agent, nice, cls, arguments)
+        if job is not None:
+            used = model or (agent.model if agent is not None else None) or self.model
+            child = await self._run(job, streams, used)
+            self._give(child, ends, text, close=detached)
+            return child
         # From here on nothing waits, so that no cancellation comes between a child that is born and the caller who is given it.
         try:
             if isinstance(resolved, AgentFile):
                 self._interpret(prompt.State(resolved, given, model or resolved.model or self.model), streams, name or resolved.name)
-            else:
+            elif not isinstance(resolved, str):
                 self._start(resolved, args, streams, name or _name(resolved), model)
         except BaseException:
             self._take_back(streams)
             raise
         child = self._child(streams)
+        self._give(child, ends, text)
+        return child
+
+    def _give(self, child: Child, ends: dict[str, Reader | Writer], text: bytes | None, *, close: bool = False) -> None:
+        """Give a child what it is to read, and up the ends that are its own now. With `close` it reads nothing but that."""
         for end in ends.values():
             end.let_go()
-        if text is not None and child.stdin is not None:
+        if child.stdin is not None and text is not None:
             self._programs.feed(child.stdin, text)
+        elif child.stdin is not None and close:
+            child.stdin.let_go()
+
+    def _job(
+        self, program: Callable[..., Awaitable[Any]] | AgentFile | str, args: tuple[Any, ...], detached: bool, memory: Any, cpu: Any
+    ) -> dict[str, Any] | None:
+        """What a runner is to be told; None if the program is to run here."""
+        demand_bound(memory, "memory")
+        demand_bound(cpu, "cpu_seconds")
+        bounded = memory is not None or cpu is not None
+        if detached and not self._programs.remote:
+            raise NotSupported("a system of one's own ends with its program, and all in it: start a daemon with llmos up, and connect()")
+        if isinstance(program, str) or (isinstance(program, AgentFile) and detached):
+            job = job_of(program, args, self._folders)
+            return {**job, "detached": detached, "memory": memory, "cpu_seconds": cpu}
+        if detached or bounded:
+            raise InvalidArgument(
+                f"{_name(program)} runs in this OS process, so it can be neither detached nor bounded by memory or cpu_seconds: "
+                "in a daemon's system name a program, as in 'module:function'"
+            )
+        return None
+
+    async def _run(self, job: dict[str, Any], streams: Spawned, model: str | None) -> Child:
+        """Have a child run in a runner. What the daemon keeps of its output is not read here."""
+        ends = {"stdin": streams.child_stdin, "stdout": streams.child_stdout, "stderr": streams.child_stderr}
+        try:
+            running: Running = await self._call("run", pid=streams.pid, model=model, **ends, **job)
+        except BaseException:
+            self._take_back(streams)
+            raise
+        child = self._child(streams if running.log is None else replace(streams, stdout=None, stderr=None))
+        child.log = running.log
         return child
 
     def _child(self, streams: Spawned) -> Child:
@@ -139,8 +189,9 @@ class System:
         for end in (child.stdin, child.stdout, child.stderr):
             if end is not None:
                 end.let_go()
-        self._port.later(self.pid, "kill", {"pid": child.pid, "signal": "KILL"})
-        self._port.later(self.pid, "wait", {"pid": child.pid})
+        for call, arguments in (("kill", {"pid": child.pid, "signal": "KILL"}), ("wait", {"pid": child.pid})):
+            _, slot = self._port.request(self.pid, call, arguments)
+            slot.future.add_done_callback(ignore)
 
     async def _spawn(self, agent: AgentFile | None, nice: int | None, cls: str | None, arguments: dict[str, Any]) -> Spawned:
         """Make the process. What an agent's file says of its class and nice value holds as far as the caller may grant it."""
@@ -171,14 +222,15 @@ class System:
         me = Process(self._port, streams, self._programs, self._folders, model, args)
         return me, Attached(streams.pid, self.pid, name, streams.child_stderr, ends=(me.stdin, me.stdout, me.stderr))
 
-    async def _resolve(self, program: Program) -> Callable[..., Awaitable[Any]] | AgentFile:
+    async def _resolve(self, program: Program) -> Callable[..., Awaitable[Any]] | AgentFile | str:
+        """A function or an agent that runs here, or the name of a program that runs in a runner."""
         if isinstance(program, AgentFile):
             return program
         if isinstance(program, str):
-            if ":" in program and "/" not in program:
-                return _import(program)
+            if is_reference(program):
+                return program if self._programs.remote else function_of(program)
             return await self.agent(program)
-        if not _is_async(program):
+        if not is_async(program):
             raise InvalidArgument(f"{_name(program)} is not a program: give an async function, an agent's name, or an AgentFile")
         return program
 
@@ -341,25 +393,5 @@ def _name(program: Any) -> str:
     """A process's name from its program."""
     if isinstance(program, AgentFile):
         return program.name
-    inner = program.func if isinstance(program, partial) else program
-    name = getattr(inner, "__name__", type(inner).__name__)
-    return str(name)[: param.MAX_NAME] or "program"
-
-
-def _is_async(program: Any) -> bool:
-    return callable(program) and (iscoroutinefunction(program) or iscoroutinefunction(getattr(program, "__call__", None)))  # noqa: B004
-
-
-def _import(reference: str) -> Callable[..., Awaitable[Any]]:
-    """The async function that "module:function" names."""
-    module, _, name = reference.partition(":")
-    try:
-        program = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise NotFound(f"there is no program {reference!r}: {error}") from None
-    except Exception as error:
-        raised = traceback.format_exception_only(error)[-1].strip()
-        raise BadFormat(f"there is no program {reference!r}: importing {module} raised {raised}") from error
-    if not _is_async(program):
-        raise InvalidArgument(f"{reference} is not a program: it is not an async function")
-    return program  # type: ignore[no-any-return]
+    name = program.rpartition(":")[2] if isinstance(program, str) else name_of(program)
+    return name[: param.MAX_NAME] or "program"

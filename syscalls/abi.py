@@ -52,12 +52,14 @@ from .results import (
     FileList,
     Forked,
     GenerationUsage,
+    Job,
     ModelInfo,
     ModelList,
     Piece,
     PipeHandle,
     ProcessList,
     Reply,
+    Running,
     Spawned,
     SystemStatistics,
     TextResult,
@@ -90,6 +92,7 @@ __all__ = [
     "IntegrityError",
     "Interrupted",
     "InvalidArgument",
+    "Job",
     "Limits",
     "Logprobs",
     "ModelInfo",
@@ -108,6 +111,7 @@ __all__ = [
     "ProcessList",
     "QuotaExceeded",
     "Reply",
+    "Running",
     "ShutDown",
     "Spawned",
     "Statistics",
@@ -273,6 +277,8 @@ if TYPE_CHECKING:
         OfFile as OfFile,
     )
     from .refusal import refusal
+    from .runner_arguments import Begun as Begun
+    from .runner_arguments import Run as Run
 
 # --- how a call crosses -------------------------------------------------------------------------------------------
 
@@ -313,9 +319,10 @@ def __getattr__(name: str) -> Any:
     """The argument models, and how a refused one is explained: both need pydantic, which takes 0.2 s to import."""
     if name.startswith("_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import arguments, file_arguments, refusal
+    from . import arguments, file_arguments, refusal, runner_arguments
 
-    found = refusal.refusal if name == "refusal" else vars(arguments).get(name) or vars(file_arguments).get(name)
+    models = vars(arguments) | vars(file_arguments) | vars(runner_arguments)
+    found = refusal.refusal if name == "refusal" else models.get(name)
     if found is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = found

@@ -70,6 +70,7 @@ class Spawn(Arguments):
 class ExitArguments(Arguments):
     status: Annotated[int, Field(ge=0, le=255)]
     reason: Annotated[str, Field(max_length=param.MAX_REASON)] = ""
+    value: Annotated[bytes, Field(max_length=param.MAX_VALUE)] = b""
 
 
 class Wait(Arguments):

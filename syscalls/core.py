@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from llmos.kernel.errno import BadHandle, Fault
 from llmos.kernel.kernel import Kernel
@@ -20,6 +20,9 @@ from .disk.disk import Disk
 from .results import ModelInfo
 from .text import Text
 from .transcript import Transcript
+
+if TYPE_CHECKING:
+    from .runner import Runners
 
 
 class Loading(Protocol):
@@ -78,6 +81,8 @@ class Core:
     """pid -> its contexts -> their transcripts."""
     sleeping: int = 0
     """Calls that sleep now."""
+    runners: Runners | None = None
+    """None where programs run in the OS process of whoever spawned them."""
     drawn: dict[int, int] = field(default_factory=dict)
     """pid -> how many seeds it has drawn."""
 

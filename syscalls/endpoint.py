@@ -3,6 +3,7 @@
     frame -> identity -> session -> wire.decode -> trap.enter / cancel / credit          in a breath of the kernel's thread
     Answer -> outbox -> flush -> router                                                 after it
     the client's process or its connection ends -> hang up: KILL to all that is the session's
+    a runner claims its process with its secret -> a session of that process; how it ends is told by who supervises the runner
 
 Invariants: who has not said hello has no process and gets no call through; a session makes calls as its own processes only;
 what a client sends ends in an answer to it, a count, or the end of its session, and in nothing for others. A call may cost this
@@ -22,7 +23,6 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import zmq
 
@@ -31,7 +31,9 @@ from llmos.kernel.signal import Signal
 
 from . import param, wire
 from .peer import Peer, handle_on, peer_of, pidfd_of, shut_down
+from .router import Turns, bound, sent
 from .session import Answer, Session, failed
+from .strangers import Strangers
 from .table import NUMBERS
 from .trap import Trap
 
@@ -40,32 +42,27 @@ log = logging.getLogger("llmos.syscalls")
 INIT = 1
 TURN = 64
 """Messages that are taken in one breath."""
-_LINGER = 500
-"""Milliseconds for what is queued to leave when the socket closes."""
 _PARTING_SECONDS = 1.0
 """From the last word to a client that is hung up until its connection is shut down."""
-
-
-class Turns(Protocol):
-    """The kernel's thread. What it is given runs in a breath."""
-
-    def listen(self, descriptor: int, act: Callable[[], None]) -> None: ...
-
-    def deafen(self, descriptor: int) -> None: ...
-
-    def after(self, seconds: float, act: Callable[[], None]) -> None: ...
 
 
 class Endpoint:
     """See the module. Made anywhere; all else happens on the kernel's thread."""
 
-    def __init__(self, trap: Trap, turns: Turns, path: Path, *, model: str, silence: float = param.SILENCE_SECONDS) -> None:
+    def __init__(
+        self, trap: Trap, turns: Turns, path: Path, *, model: str, silence: float = param.SILENCE_SECONDS,
+        left: Callable[[int, str], None] = lambda pid, why: None,
+    ) -> None:  # fmt: skip
         self._trap, self._turns, self.path, self._model, self._silence = trap, turns, path, model, silence
         self._kernel, self._clock = trap.core.kernel, trap.core.clock
+        self._left = left
+        """Told when the session of a runner ends: its process, and why."""
         self.sessions: dict[bytes, Session] = {}
         self._owners: dict[int, Session] = {}
-        """Live pid -> whose it is."""
-        self._strangers: dict[bytes, int] = {}
+        """Live pid -> who makes calls as it."""
+        self._sponsors: dict[int, Session] = {}
+        """Live pid of a runner -> with whose end it ends too; of detached ones there is none."""
+        self.strangers = Strangers()
         self._watched: dict[int, Session] = {}
         """Descriptor -> whose end it tells."""
         self._parting: set[Session] = set()
@@ -79,25 +76,10 @@ class Endpoint:
 
     def open(self) -> None:
         """Bind and listen. Raises NotSupported for a path that cannot be."""
-        self._context = zmq.Context(io_threads=1)
-        self._router = router = self._context.socket(zmq.ROUTER)
-        router.setsockopt(zmq.ROUTER_MANDATORY, 1)  # a peer that is gone is an error and no silent loss
-        router.setsockopt(zmq.MAXMSGSIZE, param.MAX_MESSAGE)
-        router.setsockopt(zmq.SNDHWM, 0)  # bounded by bytes, in the session
-        router.setsockopt(zmq.RCVHWM, TURN)  # a client that sends faster than is read waits in its own send
-        router.setsockopt(zmq.LINGER, _LINGER)
-        router.setsockopt(zmq.HANDSHAKE_IVL, 5_000)
-        router.setsockopt(zmq.BACKLOG, 1024)
-        try:
-            router.bind(f"ipc://{self.path}")
-            self.path.chmod(0o600)
-        except (zmq.ZMQError, OSError) as error:
-            router.close(0)
-            self._context.term()
-            raise NotSupported(f"cannot make the socket {self.path}: {error}") from None
+        self._context, self._router = bound(self.path, TURN)
         self._epoll = select.epoll()
         self._open = True
-        self._turns.listen(router.fileno(), self.drain)
+        self._turns.listen(self._router.fileno(), self.drain)
         self._turns.listen(self._epoll.fileno(), self._departed)
         self._turns.after(self._beat, self._listen_for_silence)
 
@@ -149,7 +131,7 @@ class Endpoint:
         frame = self._router.recv(zmq.NOBLOCK, copy=False) if session is None else None
         data = self._router.recv(zmq.NOBLOCK) if frame is None else frame.bytes
         self._skipping = bool(self._router.getsockopt(zmq.RCVMORE))
-        if session is None and self._strangers.get(identity, 0) >= param.MAX_STRANGE:
+        if session is None and self.strangers.spent(identity):
             self.dropped += 1
             return
         try:
@@ -172,7 +154,7 @@ class Endpoint:
         if malformed.call is not None:
             self._outbox.append((identity, wire.encode(failed(malformed.call, InvalidArgument(str(malformed.args[0]))))))
         if session is None:
-            self._count_stranger(identity)
+            self.strangers.heard(identity)
             return
         session.garbage += 1
         if session.garbage > param.MAX_GARBAGE:
@@ -229,20 +211,20 @@ class Endpoint:
 
     def _strange(self, identity: bytes, frame: zmq.Frame, message: wire.FromClient) -> None:
         """A message of one who is not known yet."""
-        if not isinstance(message, wire.Hello):
+        if not isinstance(message, wire.Hello | wire.Claim):
             if isinstance(message, wire.Call):
                 self._outbox.append((identity, wire.encode(failed(message.id, NotPermitted("say hello first")))))
             self.dropped += 1
-            self._count_stranger(identity)
+            self.strangers.heard(identity)
             return
         try:
             self._welcome(identity, peer_of(frame), message)
         except Fault as fault:
             refusal = failed(0, fault)
             self._outbox.append((identity, wire.encode(wire.Refused(wire.PROTOCOL, refusal.errno, refusal.message))))
-            self._count_stranger(identity)
+            self.strangers.heard(identity)
 
-    def _welcome(self, identity: bytes, peer: Peer, hello: wire.Hello) -> None:
+    def _welcome(self, identity: bytes, peer: Peer, hello: wire.Hello | wire.Claim) -> None:
         if peer.user != os.getuid():
             raise NotPermitted(f"this system belongs to the user with the uid {os.getuid()}, and you are {peer.user}")
         if not identity.startswith(b"\0"):
@@ -254,22 +236,49 @@ class Endpoint:
         if len(self.sessions) >= param.MAX_SESSIONS:
             raise TryAgain(f"{len(self.sessions)} clients are connected, the most there may be; wait until one has left")
         now = self._clock()
-        name = hello.name if hello.name and hello.name.isprintable() else "host"
-        host = self._kernel.spawn(now, INIT, name=name, capabilities=frozenset({"*"}))
+        runner = isinstance(hello, wire.Claim)
+        if isinstance(hello, wire.Claim):
+            host, name = self.strangers.claimed(hello.secret), "runner"
+        else:
+            name = hello.name if hello.name and hello.name.isprintable() else "host"
+            host = self._kernel.spawn(now, INIT, name=name, capabilities=frozenset({"*"}))
         connection = handle_on(peer.descriptor)
-        if connection is None or not self._reaches(identity, wire.Welcome(host, os.getpid(), self._model, len(self.sessions) + 1)):
+        if connection is None or not self._reaches(identity, wire.Welcome(host, os.getpid(), self._model, self._clients() + (not runner))):
             if connection is not None:
                 connection.close()
-            self._kernel.kill(now, INIT, host, Signal.KILL)
+            if not runner:  # how a runner ends is told by who supervises it
+                self._kernel.kill(now, INIT, host, Signal.KILL)
             return
-        session = Session(identity, host, peer.pid, self._queue, self._adopt, connection, pidfd_of(peer.pid), now)
+        session = Session(identity, host, peer.pid, self._queue, self._adopt, connection, pidfd_of(peer.pid), now, runner=runner)
         self.sessions[identity] = session
-        self._strangers.pop(identity, None)
-        self._adopt(host, session)
+        self.strangers.welcomed(identity)
+        if runner:
+            self._owners[host] = session
+        else:
+            self._adopt(host, session)
         self._watch(session, connection.fileno(), select.EPOLLRDHUP)
         if session.pidfd >= 0:
             self._watch(session, session.pidfd, select.EPOLLIN)
-        log.info("client %d (%s, process %d) is here: %d clients", host, name, peer.pid, len(self.sessions))
+        who = "the runner of process" if runner else "client"
+        log.info("%s %d (%s, process %d) is here: %d clients", who, host, name, peer.pid, self._clients())
+
+    def _clients(self) -> int:
+        """Sessions that are no runners."""
+        return sum(not session.runner for session in self.sessions.values())
+
+    def owned(self, pid: int) -> bool:
+        """Whether the runner of a process has claimed it."""
+        session = self._owners.get(pid)
+        return session is not None and session.runner
+
+    def lend(self, pid: int, *, detached: bool) -> bytes:
+        """A process is to be a runner's, who claims it with this secret. Unless detached it still ends with the session it is from."""
+        session = self._owners.get(pid)
+        if session is not None and detached:
+            session.pids.discard(pid)
+        elif session is not None:
+            self._sponsors[pid] = session
+        return self.strangers.expect(pid)
 
     def _reaches(self, identity: bytes, message: wire.FromDaemon) -> bool:
         """Send at once. True says that a handle made just before is on this connection, and not on the next one of that number.
@@ -278,19 +287,7 @@ class Endpoint:
         all that was told: if the identity can still be sent to after that, the descriptor was still this connection's.
         """
         self._router.getsockopt(zmq.EVENTS)
-        try:
-            self._router.send_multipart((identity, wire.encode(message)), zmq.NOBLOCK)
-        except zmq.ZMQError as error:
-            if error.errno != zmq.EHOSTUNREACH:
-                raise
-            return False
-        return True
-
-    def _count_stranger(self, identity: bytes) -> None:
-        """Who has said too much without a hello is not listened to any more."""
-        self._strangers[identity] = self._strangers.get(identity, 0) + 1
-        if len(self._strangers) > param.MAX_SESSIONS:
-            del self._strangers[next(iter(self._strangers))]
+        return sent(self._router, identity, wire.encode(message))
 
     def _watch(self, session: Session, descriptor: int, events: int) -> None:
         self._epoll.register(descriptor, events)
@@ -304,12 +301,15 @@ class Endpoint:
 
     def died(self, pid: int) -> None:
         """The kernel says that a process has ended."""
-        session = self._owners.pop(pid, None)
+        session, sponsor = self._owners.pop(pid, None), self._sponsors.pop(pid, None)
+        self.strangers.forget(pid)
+        if sponsor is not None:
+            sponsor.pids.discard(pid)
         if session is None:
             return
         session.pids.discard(pid)
         if pid == session.host:
-            self.hang_up(session, f"the client's own process, pid {pid}, was killed")
+            self.hang_up(session, f"pid {pid} has ended" if session.runner else f"the client's own process, pid {pid}, was killed")
         else:
             session.send(wire.Ended(pid))
 
@@ -355,12 +355,16 @@ class Endpoint:
         session.calls.clear()
         now = self._clock()
         for pid in sorted(session.pids, reverse=True):  # children before their parents: nobody is adopted only to be killed
-            self._owners.pop(pid, None)
+            if self._owners.get(pid) is session:
+                del self._owners[pid]
             process = self._kernel.table.all.get(pid)
             if process is not None and process.live:
                 self._kernel.kill(now, INIT, pid, Signal.KILL)
         session.pids.clear()
-        log.info("client %d is gone: %s; %d clients", session.host, why, len(self.sessions))
+        who = "the runner of process" if session.runner else "client"
+        log.info("%s %d is gone: %s; %d clients", who, session.host, why, self._clients())
+        if session.runner and self._owners.pop(session.host, None) is session:
+            self._left(session.host, why)
 
     def _drop(self, session: Session) -> None:
         """Shut the connection down, which frees what waits in it, and watch it no more."""
@@ -388,12 +392,7 @@ class Endpoint:
             return
         while self._outbox:
             identity, data = self._outbox.popleft()
-            try:
-                self._router.send_multipart((identity, data), zmq.NOBLOCK)
-            except zmq.ZMQError as error:
-                if error.errno != zmq.EHOSTUNREACH:
-                    raise
-                if identity in self.sessions:  # libzmq has dropped it: our handle keeps the connection from telling
-                    self._turns.after(0.0, partial(self._lost, identity))
+            if not sent(self._router, identity, data) and identity in self.sessions:
+                self._turns.after(0.0, partial(self._lost, identity))  # libzmq has dropped it: our handle keeps the connection from telling
         if int(self._router.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             self._turns.after(0.0, self.drain)

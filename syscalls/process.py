@@ -100,7 +100,7 @@ def fork(core: Core, call: Call, args: abi.Fork) -> abi.Forked:
 
 def exit_process(core: Core, call: Call, args: abi.ExitArguments) -> abi.Done:
     """End the calling process. All it holds is closed; its children go to init; its parent may wait for it."""
-    core.kernel.exit(core.clock(), call.pid, args.status, args.reason)
+    core.kernel.exit(core.clock(), call.pid, args.status, args.reason, args.value)
     return abi.Done()
 
 

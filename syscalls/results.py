@@ -38,6 +38,34 @@ class Forked:
 
 
 @dataclass(frozen=True, slots=True)
+class Running:
+    """A program runs in a runner."""
+
+    log: str | None
+    """The file on the daemon's machine that takes what a detached process writes and nobody else reads; None if there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a runner is to run."""
+
+    kind: str
+    """python or agent."""
+    program: str
+    arguments: bytes
+    stdin: int
+    stdout: int
+    stderr: int
+    name: str
+    parent: int
+    model: str | None
+    folder: str | None
+    path: list[str]
+    folders: list[str]
+    """Where agents are looked for."""
+
+
+@dataclass(frozen=True, slots=True)
 class ContextInfo:
     context: int
     model: str

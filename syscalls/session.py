@@ -48,7 +48,7 @@ class Session:
     heard: float
     """When it said something last."""
     pids: set[int] = field(default_factory=set)
-    """Its live processes. A process that is to outlive the session must be taken out of here, and is then no longer hung up."""
+    """Its live processes, which end with it. One that is detached is taken out of here (Endpoint.lend)."""
     calls: dict[int, Answer] = field(default_factory=dict)
     garbage: int = 0
     sent: int = 0
@@ -56,6 +56,8 @@ class Session:
     marks: deque[tuple[bytes, int]] = field(default_factory=deque)
     marked: int = 0
     over: bool = False
+    runner: bool = False
+    """Its host is a process that runs in a runner, and ends as that is seen to end."""
 
     @property
     def unread(self) -> int:

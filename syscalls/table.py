@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from inspect import iscoroutinefunction
 from typing import Any
 
-from . import abi, context, file, generate, pipe, process, system
+from . import abi, context, file, generate, pipe, process, runner, system
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,9 @@ ROWS: tuple[Row, ...] = (
     _row(8, process.ps, abi.ListProcesses, abi.ProcessList, always=True),
     _row(9, process.explain, abi.OfProcess, abi.Explanation, always=True),
     _row(10, process.fork, abi.Fork, abi.Forked, capability="proc:spawn", replayable=False),
+    _row(11, runner.run, abi.Run, abi.Running, capability="proc:spawn", replayable=False),
+    _row(12, runner.job, abi.Nothing, abi.Job),
+    _row(13, runner.begun, abi.Begun, abi.Done, replayable=False),
     # context
     _row(20, context.open_context, abi.Open, abi.ContextInfo, name="open", capability="llm:{model}"),
     _row(21, context.close_context, abi.OfContext, abi.Done, name="close", always=True),

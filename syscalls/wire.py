@@ -2,6 +2,7 @@
 
     client -> daemon                                          daemon -> client
     Hello    protocol, shape, name                            Welcome  pid, daemon, model, sessions
+    Claim    protocol, shape, secret    of a runner
     Call     id, pid, number, arguments, path, sequence,      Refused  protocol, errno, message
              credit                                           Part     id, piece
     Cancel   id                                               Result   id, value
@@ -30,11 +31,12 @@ from . import param
 from .numbers import CALLS
 from .plain import Reader, packed, plain, reader, shape, unpacked
 from .results import Piece
+from .values import pack_arguments, pack_value, unpack
 
 __all__ = [
-    "CALLS", "PROTOCOL", "Ack", "Bye", "Call", "Cancel", "Credit", "Ended", "Failed", "Hangup", "Hello", "Malformed", "Mark",
+    "CALLS", "PROTOCOL", "Ack", "Bye", "Call", "Cancel", "Claim", "Credit", "Ended", "Failed", "Hangup", "Hello", "Malformed", "Mark",
     "Part", "Ping", "Pong", "Reader", "Refused", "Result", "Welcome", "decode_for_client", "decode_for_daemon", "encode",
-    "fault_of", "reader", "shape",
+    "fault_of", "pack_arguments", "pack_value", "reader", "shape", "unpack",
 ]  # fmt: skip
 
 PROTOCOL: Final = 1
@@ -55,6 +57,15 @@ class Hello:
     shape: str
     name: str
     """What the client's own process is to be called."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The hello of a runner: it is the process for which the daemon drew this secret."""
+
+    protocol: int
+    shape: str
+    secret: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +165,7 @@ class Hangup:
     message: str
 
 
-FromClient: TypeAlias = Hello | Call | Cancel | Credit | Ack | Ping | Bye
+FromClient: TypeAlias = Hello | Claim | Call | Cancel | Credit | Ack | Ping | Bye
 FromDaemon: TypeAlias = Welcome | Refused | Part | Result | Failed | Ended | Mark | Pong | Hangup
 
 # --- what each field may be
@@ -192,6 +203,7 @@ _KINDS: Final[dict[int, tuple[type[Any], tuple[Check, ...]]]] = {
     5: (Ack, (_NONCE,)),
     6: (Ping, ()),
     7: (Bye, ()),
+    8: (Claim, (_whole(), _words(64), _bytes(32))),
     16: (Welcome, (_ID, _ID, _words(param.MAX_MODEL), _ID)),
     17: (Refused, (_whole(), _whole(0, 4096), _SENTENCE)),
     18: (Part, (_ID, _anything)),

@@ -31,10 +31,13 @@ from llmos.syscalls.trap import Trap
 from .boot import INIT, TERM_SECONDS, Wired, begin_load, catalogue_of, wired
 from .models import Catalogue
 from .place import daemon_folder, private_folder, socket_path
+from .runners import Runners
 from .settings import Settings
 
 log = logging.getLogger("llmos.init")
 
+RUNNERS_SECONDS = 15.0
+"""How long runners have to be gone when the system goes down."""
 LOOKS = 5
 """Attempts to become the daemon of a home."""
 
@@ -106,31 +109,41 @@ async def listening(
     """A system that listens at a socket. `failed` is called on the kernel's thread if that fails. Raises the kernel's failure."""
     async with wired(settings, catalogue) as made:
         thread = made.thread
-        thread.trap = trap = Trap(made.core, thread.elsewhere, lambda pid: endpoint.died(pid))
-        endpoint = Endpoint(trap, thread, path, model=settings.model, silence=silence)
+
+        def died(pid: int) -> None:
+            endpoint.died(pid)
+            runners.died(pid)
+
+        thread.trap = trap = Trap(made.core, thread.elsewhere, died)
+        made.core.runners = runners = Runners(trap, thread, settings)
+        endpoint = Endpoint(trap, thread, path, model=settings.model, silence=silence, left=runners.left)
+        runners.endpoint = endpoint
         thread.on_breath(endpoint.flush, lambda why: failed())
         await thread.ask(endpoint.open)
         try:
+            thread.post(runners.refill)
             if preload:
                 thread.post(lambda: begin_load(made.models))
             yield endpoint
         finally:
             with anyio.CancelScope(shield=True):
-                await _end(made, endpoint)
+                await _end(made, endpoint, runners)
         if thread.failure is not None:
             raise thread.failure
 
 
-async def _end(made: Wired, endpoint: Endpoint) -> None:
+async def _end(made: Wired, endpoint: Endpoint, runners: Runners) -> None:
     """TERM to every process that no client is, and after a grace the end of all."""
     thread = made.thread
     if thread.failure is not None:
         await anyio.to_thread.run_sync(thread.stop, TERM_SECONDS)  # two threads must not have the socket at once
         endpoint.close("it has failed", broken=True)
+        runners.shut()
+        await anyio.to_thread.run_sync(runners.join, RUNNERS_SECONDS)
         return
     idle = asyncio.Event()
     loop = asyncio.get_running_loop()
-    hosts = {session.host for session in endpoint.sessions.values()}
+    hosts = {session.host for session in endpoint.sessions.values() if not session.runner}
 
     def nobody() -> None:
         loop.call_soon_threadsafe(idle.set)
@@ -148,7 +161,13 @@ async def _end(made: Wired, endpoint: Endpoint) -> None:
     thread.post(lambda: None)  # a breath, in case there is nobody
     with anyio.move_on_after(TERM_SECONDS):
         await idle.wait()
-    await thread.ask(lambda: endpoint.close("the daemon goes down"))
+
+    def close() -> None:
+        endpoint.close("the daemon goes down")
+        runners.shut()
+
+    await thread.ask(close)
+    await anyio.to_thread.run_sync(runners.join, RUNNERS_SECONDS)
 
 
 def _programs(made: Wired, hosts: set[int]) -> list[int]:

@@ -34,6 +34,12 @@ class Settings(BaseSettings):
     """Guess tokens from what a context has said before and verify several in one step, where that changes no token and pays."""
     files_quota: int = Field(default=1 << 30, ge=1 << 20, le=1 << 46)
     """Bytes that a user's files in /home may take, kept versions included; those in /tmp as much again."""
+    runners: int = Field(default=2, ge=0, le=64)
+    """Idle OS processes of a daemon that wait for a program to run: a start from them takes less."""
+    runner_memory: int | None = Field(default=4 << 30, ge=64 << 20, le=1 << 46)
+    """Bytes that each OS process of a program in a runner may have; None: no bound. More takes proc:limits."""
+    runner_cpu_seconds: int | None = Field(default=None, ge=1, le=10**9)
+    """The same for seconds of CPU."""
     seed: int | None = Field(default=None, ge=0, lt=2**63)
     """Where the seeds of all processes come from; None: another at each boot."""
 

@@ -50,7 +50,7 @@ def boot(tmp_path: Path, transport: str) -> Boot:
 @asynccontextmanager
 async def connected(model: str | None = None, *, home: Path, preload: bool = True, **given: Any) -> AsyncIterator[llmos.System]:
     """What boot gives, over a real socket."""
-    settings = read_settings(model=model, home=home, device="dummy", **given)
+    settings = read_settings(model=model, home=home, device="dummy", runners=0, **given)
     with locked(home) as path:
         async with listening(settings, DummyCatalogue(settings.model), path, preload=preload), llmos.connect(home=home) as system:
             yield system

@@ -94,7 +94,7 @@ async def raw(path: Path, *, hello: bool = True) -> AsyncIterator[Raw]:
 @asynccontextmanager
 async def daemon(home: Path, *, patience: float = 60, **given: Any) -> AsyncIterator[Endpoint]:
     """A daemon in this OS process."""
-    settings = read_settings(home=home, device="dummy", seed=1)
+    settings = read_settings(home=home, device="dummy", seed=1, runners=0)
     with locked(home) as path:
         async with listening(settings, DummyCatalogue("dummy"), path, **given) as endpoint:
             with anyio.fail_after(patience):

@@ -35,6 +35,10 @@ GOOD: dict[str, Any] = {
     "path": "/home/f",
     "source": "/home/f",
     "target": "/home/g",
+    "program": "module:function",
+    "stdin": 0,
+    "stdout": 0,
+    "stderr": 0,
 }
 """A good value for what has no default."""
 
@@ -149,6 +153,7 @@ def bounds(row: Row, argument: str) -> list[tuple[Any, Any]]:
             metadata += getattr(item, "metadata", [])
     whole = "int" in str(field.annotation)
     kind = str(field.annotation)
+    letter = "/" if "^/" in kind else "x"  # a path
     for bound in metadata:
         if isinstance(bound, Ge):
             found.append((bound.ge, bound.ge - 1 if whole else math.nextafter(float(bound.ge), -math.inf)))
@@ -159,11 +164,11 @@ def bounds(row: Row, argument: str) -> list[tuple[Any, Any]]:
         elif isinstance(bound, Lt):
             found.append((bound.lt - 1, bound.lt))
         elif isinstance(bound, MinLen):
-            found.append(("x" * bound.min_length, "x" * (bound.min_length - 1)))
+            found.append((letter * bound.min_length, letter * (bound.min_length - 1)))
         elif isinstance(bound, MaxLen):
-            made: Any = b"x" if "bytes" in kind else "x"
+            made: Any = b"x" if "bytes" in kind else letter
             if "list" in kind:
-                made = [{"role": "user", "content": ""}] if "Message" in kind else [0] if "int" in kind else ["x"]
+                made = [{"role": "user", "content": ""}] if "Message" in kind else [0] if "int" in kind else [letter]
             found.append((made * bound.max_length, made * (bound.max_length + 1)))
     return found
 
