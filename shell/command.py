@@ -38,6 +38,7 @@ examples:
   llmos check poet                    what is wrong with it, line by line
   llmos up                            start the system in the background; llmsh and programs share it
   llmos status                        what runs there
+  llmos run tool.py:main notes.txt    a Python program, in an OS process of its own there
   llmos down                          end it
   llmos demo                          one question, and the processes
   llmos boot --timing                 how long a start takes, part by part"""
@@ -79,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     system_options(command)
     _author_commands(add)
     _daemon_commands(add)
+    _run_command(add)
     return parser
 
 
@@ -114,6 +116,8 @@ def _daemon_commands(add: Callable[[str, Callable[[argparse.Namespace], int], st
     command = add("up", run, "start the system in the background, for many clients", "llmos up --model smollm2")
     command.add_argument("--foreground", action="store_true", help="stay in the foreground and log to stderr, as a supervisor wants it")
     command.add_argument("--ready", type=int, help=argparse.SUPPRESS)
+    command.add_argument("--no-pull", dest="pull", action="store_false", help=argparse.SUPPRESS)
+    command.add_argument("--idle", type=float, metavar="MINUTES", help="end by itself after so long without a client and a process")
     system_options(command)
     _home(add("down", run, "end the system that runs in the background, in order", "llmos down"))
     command = add("status", run, "say what runs in the background; status 1 if nothing does", "llmos status --json")
@@ -122,6 +126,27 @@ def _daemon_commands(add: Callable[[str, Callable[[argparse.Namespace], int], st
     command = add("logs", run, "show the log of the system in the background", "llmos logs -f")
     command.add_argument("-f", "--follow", action="store_true", help="go on as it grows, until Ctrl-C")
     command.add_argument("-n", "--lines", type=int, default=100, metavar="N", help="the last N lines (default: 100)")
+    _home(command)
+
+
+def _run_command(add: Callable[[str, Callable[[argparse.Namespace], int], str, str], argparse.ArgumentParser]) -> None:
+    """What runs a program in the daemon."""
+
+    def run(found: argparse.Namespace) -> int:
+        from .program import run
+
+        return run(found)
+
+    summary = "run a Python program in the background system, in an OS process of its own"
+    command = add("run", run, summary, "llmos run tool.py:main notes.txt")
+    command.add_argument("program", metavar="FILE.py:FUNCTION|MODULE:FUNCTION", help="an async function that is given its process")
+    command.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARG", help="what else it is given, as text")
+    command.add_argument("--detach", action="store_true", help="leave it running, and say its pid and where its output is kept")
+    command.add_argument("--json", action="store_true", help="say pid, and then status and value, as JSON; its output goes to stderr")
+    command.add_argument("--name", help="what ps calls it (default: the function's name)")
+    command.add_argument("--memory", type=int, metavar="MIB", help="the most that each of its OS processes may have")
+    command.add_argument("--cpu", type=int, metavar="SECONDS", help="the same for CPU time")
+    command.add_argument("--model", metavar="NAME", help="the model of contexts that name none")
     _home(command)
 
 

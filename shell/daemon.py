@@ -10,6 +10,7 @@ Whether a daemon runs is told by the lock of its home, never by the socket. Know
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import logging
 import os
@@ -18,16 +19,24 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import llmos
 from llmos.services.init.place import daemon_folder, daemon_pid, home_of, private_folder, socket_path
 
+if TYPE_CHECKING:
+    from llmos.services.init.settings import Settings
+
 DOWN_SECONDS = 60.0
 """How long an orderly end may take: a step, or the load of a model, may be under way."""
+IDLE_MINUTES = 10.0
+"""How long a daemon that nobody asked for stays without a client and without a process."""
+LAST_LINES = 20
+"""Of the log of a daemon that did not come up."""
 LOG_BYTES = 8 << 20
 """From this size on the log of the daemon before is put aside when a new one starts."""
 
@@ -38,10 +47,11 @@ def up(found: argparse.Namespace) -> int:
 
     from .store import provide
 
-    settings = read_settings(model=found.model, device=found.device, home=found.home)
+    settings = read_settings(model=found.model, device=found.device, home=found.home, idle_minutes=found.idle)
     if (pid := daemon_pid(settings.home)) is not None:
         raise llmos.AlreadyExists(f"a daemon runs already for {settings.home}, with pid {pid}; llmos status shows it, llmos down ends it")
-    provide(settings)
+    if found.pull:
+        provide(settings)
     if not found.foreground:
         return _start(found, settings.home)
     from llmos.services.init.daemon import serve
@@ -61,14 +71,50 @@ def _say_ready(descriptor: int | None) -> None:
 
 
 def _start(found: argparse.Namespace, home: Path) -> int:
-    """Start the daemon in a session of its own, and wait until clients can connect, or it has ended."""
+    """Start the daemon, and wait until clients can connect."""
+    began = time.monotonic()
+    options = {name: value for name in ("model", "device", "idle") if (value := getattr(found, name)) is not None}
+    with _starting(home):
+        pid = _launch(home, options)
+    print(f"llmos is up: pid {pid}, {socket_path(home)}, {time.monotonic() - began:.1f} s")
+    return 0
+
+
+def ensure(settings: Settings, model: str | None, say: Callable[[str], None]) -> None:
+    """Have a daemon run for a home. One that is started here ends by itself when nobody has used it for a while.
+
+    It pulls nothing: whoever needs a model has seen to it. Raises what a start raises.
+    """
+    if daemon_pid(settings.home) is not None:
+        return
+    with _starting(settings.home):
+        if daemon_pid(settings.home) is not None:
+            return
+        say("no daemon runs yet: starting one in the background (llmos down ends it)")
+        idle = IDLE_MINUTES if settings.idle_minutes is None else settings.idle_minutes
+        _launch(settings.home, {"idle": idle} if model is None else {"idle": idle, "model": model}, "--no-pull")
+
+
+@contextmanager
+def _starting(home: Path) -> Iterator[None]:
+    """Of several who find that no daemon runs, one starts it, and the others wait here until it is there."""
+    folder = private_folder(daemon_folder(home))
+    descriptor = os.open(folder / "starting", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _launch(home: Path, options: Mapping[str, object], *flags: str) -> int:
+    """Start the daemon in a session of its own; its pid, when clients can connect. Raises ShutDown if it ends before that."""
     log = _log_file(private_folder(daemon_folder(home)) / "log")
     told, tell = os.pipe()
     command = [sys.executable, "-P", "-m", "llmos", "up", "--foreground", f"--home={home.absolute()}", f"--ready={tell}"]
-    command += [f"--{name}={value}" for name in ("model", "device") if (value := getattr(found, name)) is not None]
+    command += [*flags, *(f"--{name}={value}" for name, value in options.items())]
     with log, open(told, "rb") as word:
         start = log.tell()
-        began = time.monotonic()
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(tell,), start_new_session=True, umask=0o077
         )
@@ -76,12 +122,10 @@ def _start(found: argparse.Namespace, home: Path) -> int:
         if word.read() != b"ready\n":  # the end of the file: it has ended without a word
             status = process.wait()
             log.seek(start)
-            sys.stderr.write(log.read().decode(errors="replace"))
-            print(f"llmos: up: the daemon ended with status {status} before it was ready", file=sys.stderr)
-            return 1
-    print(f"llmos is up: pid {process.pid}, {socket_path(home)}, {time.monotonic() - began:.1f} s")
+            last = log.read().decode(errors="replace").splitlines()[-LAST_LINES:]
+            raise llmos.ShutDown("\n".join([f"the daemon ended with status {status} before it was ready; the end of its log:", *last]))
     process.returncode = 0  # it goes on without us
-    return 0
+    return process.pid
 
 
 def _log_file(path: Path) -> BinaryIO:

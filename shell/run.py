@@ -7,11 +7,14 @@ Whatever the end, by exit, Ctrl-D, a signal or the reader of our output, jobs ar
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
 
@@ -31,6 +34,11 @@ from .runner import USAGE, Runner
 from .session import Shell
 from .streams import Empty, FileSource, Source, describe
 from .terminal import Terminal, complain
+
+if TYPE_CHECKING:
+    from llmos.services.init.settings import Settings
+
+log = logging.getLogger("llmos.shell")
 
 
 def run(options: Options) -> int:
@@ -73,29 +81,43 @@ class _Reached:
 
 
 def _daemon(options: Options) -> _Reached | None:
-    """The system of the daemon of this home, if one runs and nothing was said that only a system of one's own can be."""
+    """The system of the daemon of this home, which is started if none runs, unless only a system of one's own will do."""
     home = home_of(options.home)
-    if options.embedded or options.device is not None or daemon_pid(home) is None:
+    if options.embedded or options.device is not None or (options.demo and daemon_pid(home) is None):
         return None
-    return _Reached(lambda: llmos.connect(home=home, model=options.model, name="llmsh"), home, options.model or "the daemon's model")
+    settings = None if daemon_pid(home) is not None else _settings(options)
+
+    def reach() -> AbstractAsyncContextManager[llmos.System]:
+        if settings is not None:
+            from .daemon import ensure
+
+            ensure(settings, options.model, log.warning)
+        return llmos.connect(home=home, model=options.model, name="llmsh")
+
+    return _Reached(reach, home, options.model or "the daemon's model")
 
 
 def _own(options: Options) -> _Reached:
     """A system in this OS process. Raises what a pull raises."""
+    settings, load = _settings(options), needs_model(options)
+    return _Reached(
+        lambda: llmos.boot(options.model, home=settings.home, device=settings.device, preload=load), settings.home, settings.model
+    )
+
+
+def _settings(options: Options) -> Settings:
+    """What a system is to be like, whose model is on this machine if anything may use it. Raises what a pull raises."""
     from llmos.services.init.settings import read_settings  # 0.2 s that a client of a daemon does not need
 
     try:
         settings = read_settings(model=options.model, device=options.device, home=options.home)
     except llmos.InvalidArgument as wrong:
         raise _WrongUsage from wrong
-    load = needs_model(options)
-    if load:
+    if needs_model(options):
         from .store import provide  # the library costs 0.1 s: loaded if anything may use a model
 
         provide(settings)
-    return _Reached(
-        lambda: llmos.boot(options.model, home=settings.home, device=settings.device, preload=load), settings.home, settings.model
-    )
+    return settings
 
 
 def _is_text(word: str) -> bool:

@@ -266,6 +266,11 @@ class Endpoint:
         """Sessions that are no runners."""
         return sum(not session.runner for session in self.sessions.values())
 
+    @property
+    def deserted(self) -> bool:
+        """No client, and no process but init."""
+        return not self.sessions and len(self._kernel.table.all) == 1
+
     def owned(self, pid: int) -> bool:
         """Whether the runner of a process has claimed it."""
         session = self._owners.get(pid)

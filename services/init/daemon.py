@@ -29,6 +29,7 @@ from llmos.syscalls.endpoint import Endpoint
 from llmos.syscalls.trap import Trap
 
 from .boot import INIT, TERM_SECONDS, Wired, begin_load, catalogue_of, wired
+from .desertion import Desertion
 from .models import Catalogue
 from .place import daemon_folder, private_folder, socket_path
 from .runners import Runners
@@ -89,7 +90,11 @@ async def _serve(settings: Settings, catalogue: Catalogue, path: Path, ready: Ca
     def failed() -> None:
         loop.call_soon_threadsafe(over.set)
 
-    async with listening(settings, catalogue, path, failed=failed):
+    def deserted() -> None:
+        log.info("nobody has been here for %g minutes", settings.idle_minutes)
+        loop.call_soon_threadsafe(over.set)
+
+    async with listening(settings, catalogue, path, failed=failed, deserted=deserted):
         log.info("the daemon %d listens at %s", os.getpid(), path)
         ready()
         await over.wait()
@@ -105,8 +110,11 @@ async def listening(
     failed: Callable[[], None] = lambda: None,
     preload: bool = True,
     silence: float = param.SILENCE_SECONDS,
+    deserted: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[Endpoint]:
-    """A system that listens at a socket. `failed` is called on the kernel's thread if that fails. Raises the kernel's failure."""
+    """A system that listens at a socket. `failed` is called on the kernel's thread if that fails, `deserted` when nobody uses it.
+
+    Raises the kernel's failure."""
     async with wired(settings, catalogue) as made:
         thread = made.thread
 
@@ -122,6 +130,8 @@ async def listening(
         await thread.ask(endpoint.open)
         try:
             thread.post(runners.refill)
+            if settings.idle_minutes is not None:
+                thread.post(Desertion(thread, endpoint, settings.idle_minutes * 60, deserted).look)
             if preload:
                 thread.post(lambda: begin_load(made.models))
             yield endpoint

@@ -40,6 +40,8 @@ class Settings(BaseSettings):
     """Bytes that each OS process of a program in a runner may have; None: no bound. More takes proc:limits."""
     runner_cpu_seconds: int | None = Field(default=None, ge=1, le=10**9)
     """The same for seconds of CPU."""
+    idle_minutes: float | None = Field(default=None, gt=0, le=1e6)
+    """After so long without a client and a process a daemon ends by itself; None: never, or 10 for one that llmsh has started."""
     seed: int | None = Field(default=None, ge=0, lt=2**63)
     """Where the seeds of all processes come from; None: another at each boot."""
 
