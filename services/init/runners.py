@@ -41,6 +41,8 @@ CLAIM_SECONDS = 30.0
 """How long a runner has to claim its process."""
 LAST_WORD_SECONDS = 12.0
 """How long a supervisor has to kill what is below it and say so; it gives up before."""
+END_SECONDS = 0.1
+"""From the end of a connection until an OS process that has not ended by itself is ended."""
 REFILL_SECONDS = 0.02
 """From a start to the fork of the next idle runner: the start comes first."""
 PATIENCE_SECONDS = 5.0
@@ -171,9 +173,13 @@ class Runners:
             self._thread.after(LAST_WORD_SECONDS, lambda: self._give_up(runner))
 
     def left(self, pid: int, why: str) -> None:
-        """The connection of a runner has ended: its program is at an end, or is to be."""
+        """The connection of a runner has ended: because its OS process has, as its supervisor will say; or it is to."""
         runner = self._all.get(pid)
         if runner is not None:
+            self._thread.after(END_SECONDS, lambda: self._stop(runner, why))
+
+    def _stop(self, runner: Runner, why: str) -> None:
+        if self._all.get(runner.pid) is runner:
             runner.stopped = runner.stopped or why
             self._shut(runner)
 
@@ -186,7 +192,7 @@ class Runners:
 
     def _claimed(self, runner: Runner) -> None:
         if self._all.get(runner.pid) is runner and not runner.begun and self.endpoint is not None and not self.endpoint.owned(runner.pid):
-            self.left(runner.pid, f"its runner did not connect within {CLAIM_SECONDS:g} s")
+            self._stop(runner, f"its runner did not connect within {CLAIM_SECONDS:g} s")
 
     def _give_up(self, runner: Runner) -> None:
         if runner in self._ending:

@@ -33,7 +33,7 @@ def main() -> NoReturn:
     for number in (signal.SIGINT, signal.SIGTERM):  # they are the daemon's to understand
         signal.signal(number, signal.SIG_IGN)
     inherit_orphans()
-    call_oneself("llmos-forkserver")
+    call_oneself("llmos-fork")
     news = supervisor.signal_pipe()
     supervisors: set[int] = set()
     while True:

@@ -141,4 +141,21 @@ async def waits_for_term(me: Any) -> str:
     return "read"
 
 
+async def ticks(me: Any, path: str) -> None:
+    """Goes on for ever, and shows it."""
+    await me.print("begun")
+    count = 0
+    while True:
+        count += 1
+        with open(path + ".new", "w", encoding="utf-8") as file:
+            file.write(f"{os.getpid()} {count}")
+        os.replace(path + ".new", path)
+        await anyio.sleep(0.01)
+
+
+async def prints_for_ever(me: Any, lines: int) -> None:
+    for number in range(lines):
+        await me.print(f"{number} " + "x" * 60_000)
+
+
 not_a_program = 7
