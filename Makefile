@@ -37,6 +37,7 @@ bench: $(VENV)/.developed ## measure the kernel alone, calls, the socket, the sy
 	-$(BIN)/python benchmarks/overhead.py
 	-$(BIN)/python benchmarks/syscall_latency.py --device cpu
 	-$(BIN)/python benchmarks/wire.py --device cpu
+	-$(BIN)/python benchmarks/runners.py
 	-$(BIN)/python benchmarks/system.py
 	$(BIN)/python benchmarks/run.py
 

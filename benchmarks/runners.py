@@ -32,7 +32,7 @@ async def family(me):
     await me.print(*[os.getpid(), *[child.pid for child in children]])
     await me.stdin.read()
 """
-PAUSE = 0.15
+PAUSE = 0.3
 """Seconds between two starts, so that the pool is full again."""
 
 

@@ -52,7 +52,7 @@ def first_token(model: str) -> float:
     begin = time.perf_counter()
     code = "import sys; from llmos.shell.main import main; sys.exit(main())"
     process = subprocess.Popen(
-        [sys.executable, "-c", code, "--model", model, "-c", QUESTION], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+        [sys.executable, "-c", code, "--embedded", "--model", model, "-c", QUESTION], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
     )
     assert process.stdout is not None
     first = process.stdout.read(1)

@@ -60,7 +60,9 @@ def _here() -> str | None:
 
 
 def _places(places: Any) -> list[str]:
-    """Folders as absolute paths, each once; what is none is left out."""
-    here = _here() or "/"
+    """Folders as absolute paths, each once; what is none is left out, and so is this Python's own: the runner's may be another."""
+    here, own = _here() or "/", os.path.dirname(os.__file__)
     found = dict.fromkeys(os.path.join(here, place) for place in places)
+    for place in (own, os.path.join(own, "lib-dynload")):
+        found.pop(place, None)
     return [place for place in found if len(place) <= param.MAX_PLACE and os.path.isdir(place)][: param.MAX_PLACES]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from llmos.syscalls.abi import Fault, Limits, Spawned
-from llmos.syscalls.wire import unpack
+from llmos.syscalls.wire import CALLS, reader, shape, unpack
 
 from . import prompt
 from .agentfile import AgentFile
@@ -35,6 +35,14 @@ if TYPE_CHECKING:
 def main(socket: str, secret: bytes) -> int:
     """Run what the daemon at a socket says; the status of the OS process, which nobody looks at if all went well."""
     return asyncio.run(_live(Path(socket), secret))
+
+
+def prepare() -> None:
+    """Compute what every runner needs and none changes, once, before they are forked."""
+    shape()
+    for _, kind in CALLS.values():
+        reader(kind)
+    asyncio.run(asyncio.sleep(0))
 
 
 async def _live(path: Path, secret: bytes) -> int:

@@ -271,11 +271,6 @@ class Endpoint:
         """No client, and no process but init."""
         return not self.sessions and len(self._kernel.table.all) == 1
 
-    def owned(self, pid: int) -> bool:
-        """Whether the runner of a process has claimed it."""
-        session = self._owners.get(pid)
-        return session is not None and session.runner
-
     def lend(self, pid: int, *, detached: bool) -> bytes:
         """A process is to be a runner's, who claims it with this secret. Unless detached it still ends with the session it is from."""
         session = self._owners.get(pid)

@@ -43,7 +43,7 @@ LAST_WORD_SECONDS = 12.0
 """How long a supervisor has to kill what is below it and say so; it gives up before."""
 END_SECONDS = 0.1
 """From the end of a connection until an OS process that has not ended by itself is ended."""
-REFILL_SECONDS = 0.02
+REFILL_SECONDS = 0.1
 """From a start to the fork of the next idle runner: the start comes first."""
 PATIENCE_SECONDS = 5.0
 """The same after one that idled was lost: what killed it may kill the next."""
@@ -60,6 +60,8 @@ class Runner:
     pid: int = 0
     """The process; 0 while it is idle."""
     job: Job | None = None
+    claimed: bool = False
+    """Its program's OS process has connected, and asked what to run."""
     begun: bool = False
     fault: Fault | None = None
     stopped: str = ""
@@ -125,7 +127,7 @@ class Runners:
             "memory": runner.memory, "cpu_seconds": runner.cpu_seconds,
         }  # fmt: skip
         self._send(runner, json.dumps(order).encode())
-        self._thread.after(CLAIM_SECONDS, lambda: self._claimed(runner))
+        self._thread.after(CLAIM_SECONDS, lambda: self._demand_claim(runner))
         return runner
 
     def job(self, pid: int) -> Job:
@@ -133,6 +135,7 @@ class Runners:
         runner = self._all.get(pid)
         if runner is None or runner.job is None:
             raise NotPermitted(f"pid {pid} does not run in a runner")
+        runner.claimed = True
         return runner.job
 
     def begun(self, pid: int, fault: Fault | None) -> None:
@@ -190,8 +193,8 @@ class Runners:
         except OSError:  # it has closed its side
             pass
 
-    def _claimed(self, runner: Runner) -> None:
-        if self._all.get(runner.pid) is runner and not runner.begun and self.endpoint is not None and not self.endpoint.owned(runner.pid):
+    def _demand_claim(self, runner: Runner) -> None:
+        if self._all.get(runner.pid) is runner and not runner.claimed:
             self._stop(runner, f"its runner did not connect within {CLAIM_SECONDS:g} s")
 
     def _give_up(self, runner: Runner) -> None:

@@ -17,6 +17,8 @@ import sys
 from importlib import import_module
 from typing import NoReturn
 
+from llmos.sdk import runner
+
 from . import supervisor
 from .descendants import call_oneself, end_all, inherit_orphans, kill_below, reap
 
@@ -53,8 +55,9 @@ def main() -> NoReturn:
 
 def preload() -> None:
     """Import what a program in a runner needs whatever it does."""
-    for module in ("anyio._backends._asyncio", "anyio.to_thread", "llmos.sdk.prompt", "llmos.sdk.runner"):
+    for module in ("anyio._backends._asyncio", "anyio.to_thread", "llmos.sdk.prompt"):
         import_module(module)
+    runner.prepare()
 
 
 def _taken(control: socket.socket) -> list[int]:

@@ -38,6 +38,7 @@ from_client = st.one_of(
     st.builds(wire.Cancel, ids),
     st.builds(wire.Credit, ids, st.integers(1, param.MAX_CREDIT)),
     st.builds(wire.Ack, st.binary(max_size=16)),
+    st.builds(wire.Claim, st.just(wire.PROTOCOL), st.text(max_size=9).filter(str.isascii), st.binary(max_size=32)),
     st.just(wire.Ping()),
     st.just(wire.Bye()),
 )

@@ -39,6 +39,7 @@ def packed(*values: Any) -> bytes:
         wire.Cancel(1),
         wire.Credit(1, 64),
         wire.Ack(b"12345678"),
+        wire.Claim(wire.PROTOCOL, wire.shape(), b"s" * 32),
         wire.Ping(),
         wire.Bye(),
     ],
