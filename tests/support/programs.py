@@ -133,6 +133,7 @@ async def asks(me: Any, text: str) -> str:
 
 
 async def waits_for_term(me: Any) -> str:
+    await me.print("waiting")
     try:
         await me.stdin.read()
     except BaseException as error:
