@@ -83,18 +83,15 @@ def test_run_gives_input_output_and_status(up: Commands) -> None:
     assert last == {"pid": first["pid"], "status": 0, "value": ["ü"], "error": None}
 
 
-@pytest.mark.parametrize(
-    ("words", "status", "says"),
-    [
+def test_run_says_what_is_wrong(up: Commands) -> None:
+    for words, status, says in (
         (("programs.py",), 2, "names no function"),
         (("programs.py:ehco",), 1, "did you mean 'echo'"),
         (("--memory", "1", "programs:echo"), 2, "memory"),
-    ],
-)
-def test_run_says_what_is_wrong(up: Commands, words: tuple[str, ...], status: int, says: str) -> None:
-    code, out, err = up("run", *words)
-    assert (code, out) == (status, "")
-    assert says in err
+    ):
+        code, out, err = up("run", *words)
+        assert (code, out) == (status, "")
+        assert says in err
 
 
 def test_ctrl_c_is_term_for_the_program(up: Commands) -> None:
@@ -184,7 +181,7 @@ def test_a_start_that_fails_shows_the_end_of_the_log(run: Commands) -> None:
 
 
 def test_a_daemon_that_nobody_uses_ends_itself(run: Commands) -> None:
-    run.environment["LLMOS_IDLE_MINUTES"] = "0.05"
+    run.environment["LLMOS_IDLE_MINUTES"] = "0.03"
     assert run("-c", "ps", module="llmos.shell.main")[0] == 0
     end = time.monotonic() + SECONDS
     while daemon_pid(run.home) is not None:
