@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from .account import Activity
+from .alarm import Alarms
 from .capability import attenuate, covers
 from .context import Context
 from .errno import NotPermitted, Panic, QuotaExceeded
@@ -22,7 +23,7 @@ from .integrity import check_pipes, check_processes, check_scheduler
 from .param import Params
 from .pipe import Plumbing
 from .policy import policy_of
-from .process import Class, Limits, Phase, Process
+from .process import LIMITS, Class, Limits, Phase, Process
 from .signal import Signal
 from .table import INIT, ProcessTable
 from .view import ExitRecord, Explanation, ProcessView, Statistics, explain_process, view_process
@@ -66,6 +67,8 @@ class Kernel(Work, Plumbing):
         Plumbing.__init__(self, table, params, self._wake)
         self._effects: list[Effect] = []
         self._deadlines: list[tuple[float, int]] = []
+        self.alarms = Alarms()
+        """Channels that `tick` wakes."""
 
     def drain(self) -> list[Effect]:
         """What happened since the last drain."""
@@ -78,6 +81,10 @@ class Kernel(Work, Plumbing):
 
     def _wake(self, channel: Channel) -> None:
         self._effects.append(Wake(channel))
+
+    def wake(self, channel: Channel) -> None:
+        """Wake whoever sleeps on a channel that is not the kernel's own: with the next drain, as for all else."""
+        self._wake(channel)
 
     # processes -------------------------------------------------------------------------------------------------------
 
@@ -215,7 +222,7 @@ class Kernel(Work, Plumbing):
     def setlimits(self, now: float, caller: int, pid: int, limits: Limits) -> None:
         """Lowering one's limits is free; raising or lifting one takes proc:limits."""
         process = self._authority(caller, pid, "proc:limits")
-        for name in ("tokens", "pages", "wall_seconds", "children"):
+        for name in LIMITS:
             old, new = getattr(process.limits, name), getattr(limits, name)
             if old is not None and (new is None or new > old):
                 self.demand(caller, "proc:limits")
@@ -258,10 +265,13 @@ class Kernel(Work, Plumbing):
 
     def next_deadline(self) -> float | None:
         """When `tick` has something to do next, if ever."""
-        return self._deadlines[0][0] if self._deadlines else None
+        own = self._deadlines[0][0] if self._deadlines else None
+        return min((at for at in (own, self.alarms.next()) if at is not None), default=None)
 
     def tick(self, now: float) -> None:
-        """Do what is due: kill those whose grace is over, and tell those whose wall time is."""
+        """Do what is due: wake channels, kill those whose grace is over, and tell those whose wall time is."""
+        for channel in self.alarms.due(now):
+            self._wake(channel)
         while self._deadlines and self._deadlines[0][0] <= now:
             at, pid = heapq.heappop(self._deadlines)
             process = self.table.all.get(pid)

@@ -10,7 +10,7 @@ or schedules: contexts and bursts are only listed here by number.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum, IntEnum
 
 from .account import Account
@@ -55,13 +55,21 @@ class Limits:
     """Seconds since its spawn."""
     children: int | None = None
     """Descendants that live or have not been waited for."""
+    tool_calls: int | None = None
+    """Calls of tools."""
+    tool_seconds: float | None = None
+    """Seconds that its calls of tools took, added up."""
 
     def check(self) -> None:
         """Raises InvalidArgument for a negative or non-finite bound."""
-        for name in ("tokens", "pages", "wall_seconds", "children"):
+        for name in LIMITS:
             value = getattr(self, name)
             if value is not None and not 0 <= value < 2**53:
                 raise InvalidArgument(f"limit {name}={value} is out of bounds; use 0 to 2**53 or None for no limit")
+
+
+LIMITS = tuple(field.name for field in fields(Limits))
+"""Their names."""
 
 
 @dataclass(slots=True)
@@ -85,6 +93,8 @@ class Usage:
     tree_children: int = 0
     tree_pipes: int = 0
     """Pipes it has made that still are."""
+    tree_tool_calls: int = 0
+    tree_tool_seconds: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -180,6 +190,28 @@ class Process:
             if limit is not None and used + 1 > limit:
                 return QuotaExceeded(f"pid {process.pid} may have {limit} descendants and has {used}; wait for one or raise its limit")
         return None
+
+    def over_tools(self) -> QuotaExceeded | None:
+        """The same for one call more of a tool."""
+        for process in self.lineage():
+            limits, usage = process.limits, process.usage
+            if limits.tool_calls is not None and usage.tree_tool_calls + 1 > limits.tool_calls:
+                return QuotaExceeded(f"pid {process.pid} may call tools {limits.tool_calls} times, and has; raise its limit")
+            if limits.tool_seconds is not None and usage.tree_tool_seconds >= limits.tool_seconds:
+                return QuotaExceeded(f"pid {process.pid} may wait {limits.tool_seconds:g} s for tools, and has; raise its limit")
+        return None
+
+    def tool_seconds_left(self, most: float) -> float:
+        """How long a call of a tool may take, up to `most`. Each of several at once may take all that was left when it began."""
+        for process in self.lineage():
+            if process.limits.tool_seconds is not None:
+                most = min(most, process.limits.tool_seconds - process.usage.tree_tool_seconds)
+        return max(most, 0.0)
+
+    def charge_tool(self, calls: int, seconds: float) -> None:
+        for process in self.lineage():
+            process.usage.tree_tool_calls += calls
+            process.usage.tree_tool_seconds += seconds
 
     def charge_tokens(self, tokens: int) -> None:
         for process in self.lineage():

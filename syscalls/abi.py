@@ -1,6 +1,6 @@
 """The ABI: what a system call takes and gives, as it crosses the border between user space and the kernel.
 
-Arguments are the pydantic models of arguments.py, given out here on first use; results are the frozen dataclasses of
+Arguments are the pydantic models of arguments.py, file_arguments.py and tool_arguments.py, given out here on first use; results are the frozen dataclasses of
 results.py. The errors of kernel/errno.py are part of the ABI and are given out here, since user space may not import the
 kernel. Knows nothing of handlers.
 """
@@ -43,6 +43,7 @@ from llmos.kernel.view import DeviceStatistics, ExitRecord, Explanation, Statist
 from llmos.kernel.view import ProcessView as ProcessInfo
 
 from . import param
+from .cut import Collected, cut
 from .results import (
     ContextInfo,
     Data,
@@ -55,6 +56,7 @@ from .results import (
     Job,
     ModelInfo,
     ModelList,
+    OfferHandle,
     Piece,
     PipeHandle,
     ProcessList,
@@ -64,6 +66,11 @@ from .results import (
     SystemStatistics,
     TextResult,
     TokenList,
+    ToolInfo,
+    ToolList,
+    ToolRequest,
+    ToolRequests,
+    ToolResult,
     VersionInfo,
     VersionList,
     Written,
@@ -76,6 +83,7 @@ __all__ = [
     "BadHandle",
     "BrokenPipe",
     "Cancelled",
+    "Collected",
     "ContextInfo",
     "Data",
     "DeviceFailed",
@@ -103,6 +111,7 @@ __all__ = [
     "NotFound",
     "NotPermitted",
     "NotSupported",
+    "OfferHandle",
     "OutOfPages",
     "Panic",
     "Piece",
@@ -120,10 +129,16 @@ __all__ = [
     "TimedOut",
     "TokenList",
     "TooLong",
+    "ToolInfo",
+    "ToolList",
+    "ToolRequest",
+    "ToolRequests",
+    "ToolResult",
     "TryAgain",
     "VersionInfo",
     "VersionList",
     "Written",
+    "cut",
     "param",
     "refusal",
 ]
@@ -279,6 +294,30 @@ if TYPE_CHECKING:
     from .refusal import refusal
     from .runner_arguments import Begun as Begun
     from .runner_arguments import Run as Run
+    from .tool_arguments import (
+        OfOffer as OfOffer,
+    )
+    from .tool_arguments import (
+        ToolAnswer as ToolAnswer,
+    )
+    from .tool_arguments import (
+        ToolCall as ToolCall,
+    )
+    from .tool_arguments import (
+        ToolListArguments as ToolListArguments,
+    )
+    from .tool_arguments import (
+        ToolName as ToolName,
+    )
+    from .tool_arguments import (
+        ToolNext as ToolNext,
+    )
+    from .tool_arguments import (
+        ToolOffer as ToolOffer,
+    )
+    from .tool_arguments import (
+        ToolSpec as ToolSpec,
+    )
 
 # --- how a call crosses -------------------------------------------------------------------------------------------
 
@@ -319,9 +358,9 @@ def __getattr__(name: str) -> Any:
     """The argument models, and how a refused one is explained: both need pydantic, which takes 0.2 s to import."""
     if name.startswith("_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import arguments, file_arguments, refusal, runner_arguments
+    from . import arguments, file_arguments, refusal, runner_arguments, tool_arguments
 
-    models = vars(arguments) | vars(file_arguments) | vars(runner_arguments)
+    models = {name: model for module in (arguments, file_arguments, runner_arguments, tool_arguments) for name, model in vars(module).items()}
     found = refusal.refusal if name == "refusal" else models.get(name)
     if found is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

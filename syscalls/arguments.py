@@ -9,7 +9,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from llmos.kernel.process import Limits
+from llmos.kernel.process import LIMITS, Limits
 
 from . import param
 
@@ -39,9 +39,11 @@ class LimitsArguments(Arguments):
     pages: Count | None = None
     wall_seconds: Annotated[float, Field(ge=0, le=1e9)] | None = None
     children: Count | None = None
+    tool_calls: Count | None = None
+    tool_seconds: Annotated[float, Field(ge=0, le=1e9)] | None = None
 
     def to_limits(self) -> Limits:
-        return Limits(self.tokens, self.pages, self.wall_seconds, self.children)
+        return Limits(**{name: getattr(self, name) for name in LIMITS})
 
 
 class Message(Arguments):
@@ -61,6 +63,8 @@ class Spawn(Arguments):
     nice: Nice | None = None
     limits: LimitsArguments = LimitsArguments()
     capabilities: Annotated[list[Capability], Field(max_length=param.MAX_CAPABILITIES, fail_fast=True)] | None = None
+    tools: Annotated[list[Capability], Field(max_length=param.MAX_CAPABILITIES, fail_fast=True)] = []
+    """Names of tools that it may call, besides its other capabilities."""
     stdin: Handle | None = None
     """A pipe of the caller's to read from; None makes one and gives the caller its write end. The same for the other two."""
     stdout: Handle | None = None

@@ -1,4 +1,4 @@
-"""Core: what the handlers work on. The kernel, the clock, the models' texts, and what the calls keep about contexts.
+"""Core: what the handlers work on. The kernel, the clock, the models' texts, the tools, and what the calls keep about contexts.
 
 Everything here belongs to the kernel's thread. Knows no event loop, no thread and no transport: boot gives it a real clock,
 tests a virtual one.
@@ -19,6 +19,7 @@ from .channel import Channels
 from .disk.disk import Disk
 from .results import ModelInfo
 from .text import Text
+from .toolbox import Toolbox
 from .transcript import Transcript
 
 if TYPE_CHECKING:
@@ -85,6 +86,11 @@ class Core:
     """None where programs run in the OS process of whoever spawned them."""
     drawn: dict[int, int] = field(default_factory=dict)
     """pid -> how many seeds it has drawn."""
+    tools: Toolbox = field(init=False)
+    """What tools are offered, and by whom."""
+
+    def __post_init__(self) -> None:
+        self.tools = Toolbox(self.kernel.wake)
 
     def draw_seed(self, pid: int) -> int:
         """The next of a process's own sequence of seeds: a function of the boot's seed, the pid and a counter."""
@@ -110,3 +116,4 @@ class Core:
         """The process is gone, and its contexts with it."""
         self.drawn.pop(pid, None)
         self.transcripts.pop(pid, None)
+        self.tools.forget(pid)

@@ -53,4 +53,10 @@ CALLS: Final[dict[str, tuple[int, type[Any]]]] = {
     "file_make": (67, results.FileInfo),
     "file_versions": (68, results.VersionList),
     "file_restore": (69, results.FileInfo),
+    "tool_list": (80, results.ToolList),
+    "tool_call": (81, results.ToolResult),
+    "tool_offer": (82, results.OfferHandle),
+    "tool_next": (83, results.ToolRequests),
+    "tool_result": (84, results.Done),
+    "tool_withdraw": (85, results.Done),
 }

@@ -31,6 +31,23 @@ PROCESSES: Final = 128  # of one that does not say: a page takes about 2 ms of t
 MAX_RECORDS: Final = 4_096  # calls remembered in memory
 MAX_RECORDED: Final = 4_096  # bytes of arguments, or of a result, above which the record keeps their size only
 INLINE_TEXT: Final = 4_096  # characters above which text is tokenized off the loop
+
+MAX_TOOLS: Final = 1_024  # tools of one offer, and of one page of tool_list
+MAX_OFFERS: Final = 64  # offers of one process
+MAX_TOOL_NAME: Final = 128  # characters of a tool's name
+MAX_TOOL_DESCRIPTION: Final = 8_192  # characters that say what it does
+MAX_TOOL_SCHEMA: Final = 65_536  # characters of the schema of its arguments
+MAX_OFFER: Final = 8 << 20  # characters of all descriptions and schemas of an offer
+MAX_TOOL_ARGUMENTS: Final = 262_144  # characters of the arguments of one call
+MAX_TOOL_RESULT: Final = 1 << 20  # bytes of a result, mark included
+TOOL_RESULT: Final = 65_536  # of one whose caller does not say
+MAX_TOOL_SECONDS: Final = 86_400.0  # that a call may take
+TOOL_SECONDS: Final = 60.0  # of a tool that does not say
+MAX_TOOL_CALLS: Final = 1_024  # of one offer under way
+MAX_TOOL_CHECKS: Final = 200_000  # parts of a schema looked at to check the arguments of one call
+MAX_TOOL_DEPTH: Final = 64  # lists and maps in each other, in arguments and in schemas
+TOOL_BATCH: Final = 64  # calls that an offerer is given at once
+
 MAX_ID: Final = (1 << 53) - 1  # pids, handles and counts: exact in JSON and msgpack alike
 
 MAX_FILE_PATH: Final = 4_096  # bytes of a path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llmos.kernel.capability import DEFAULT, attenuate
 from llmos.kernel.errno import BadHandle, Fault
 from llmos.kernel.process import Class
 from llmos.kernel.signal import Signal
@@ -54,6 +55,14 @@ def _hand_over(core: Core, pid: int, child: int, given: tuple[int | None, ...], 
     return abi.Spawned(child, kept[0], kept[1], kept[2], *pipes)
 
 
+def _capabilities(core: Core, pid: int, args: abi.Spawn) -> frozenset[str] | None:
+    """Those that are given, else the default ones as far as the caller holds them; and the tools that are given."""
+    tools = {f"tool:{name}" for name in args.tools}
+    if args.capabilities is None:
+        return frozenset(attenuate(core.kernel.table.get(pid).capabilities, DEFAULT) | tools) if tools else None
+    return frozenset(args.capabilities) | tools
+
+
 def spawn(core: Core, call: Call, args: abi.Spawn) -> abi.Spawned:
     """Make a child process, with pipes for its stdin, stdout and stderr. Nothing runs in it until its host runs a program."""
     given = (args.stdin, args.stdout, args.stderr)
@@ -68,7 +77,7 @@ def spawn(core: Core, call: Call, args: abi.Spawn) -> abi.Spawned:
             cls=None if args.cls is None else _class(args.cls),
             nice=args.nice,
             limits=args.limits.to_limits(),
-            capabilities=None if args.capabilities is None else frozenset(args.capabilities),
+            capabilities=_capabilities(core, call.pid, args),
         )
     except Fault:
         _abandon(core, call.pid, given, pipes)

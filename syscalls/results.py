@@ -215,3 +215,62 @@ class SystemStatistics:
     sleeping: int
     """Calls that sleep now."""
     kernel: Statistics
+
+
+@dataclass(frozen=True, slots=True)
+class ToolInfo:
+    name: str
+    description: str
+    schema: str
+    """JSON schema of its arguments."""
+    seconds: float
+    """How long a call may take."""
+    public: bool
+    offerer: int
+    """The pid of who answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolList:
+    tools: list[ToolInfo]
+    more: bool
+    """There are others with later names: ask again, after the last of these."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """What a tool said. One that failed, hung or vanished is an error that a model can read, not a fault."""
+
+    text: str
+    is_error: bool
+    missing: int
+    """Bytes that were cut out of the text."""
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class OfferHandle:
+    offer: int
+
+
+@dataclass(frozen=True, slots=True)
+class ToolRequest:
+    """One call, for who offers the tool."""
+
+    call: int
+    name: str
+    arguments: str
+    """A JSON object that fits the schema."""
+    pid: int
+    """Who calls."""
+    most: int
+    """Bytes of the result that the caller wants at most."""
+    seconds: float
+    """Until the deadline."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolRequests:
+    requests: list[ToolRequest]
+    cancelled: list[int]
+    """Calls given out before whose caller waits no more: what they began must end."""

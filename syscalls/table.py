@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from inspect import iscoroutinefunction
 from typing import Any
 
-from . import abi, context, file, generate, pipe, process, runner, system
+from . import abi, context, file, generate, pipe, process, runner, system, tool
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,13 @@ ROWS: tuple[Row, ...] = (
     _row(67, file.file_make, abi.FileMake, abi.FileInfo, replayable=False),
     _row(68, file.file_versions, abi.OfFile, abi.VersionList),
     _row(69, file.file_restore, abi.FileRestore, abi.FileInfo, replayable=False),
+    # tool; "tool:NAME" is asked for by the handler
+    _row(80, tool.tool_list, abi.ToolListArguments, abi.ToolList),
+    _row(81, tool.tool_call, abi.ToolCall, abi.ToolResult, replayable=False),
+    _row(82, tool.tool_offer, abi.ToolOffer, abi.OfferHandle, replayable=False),
+    _row(83, tool.tool_next, abi.ToolNext, abi.ToolRequests, replayable=False),
+    _row(84, tool.tool_result, abi.ToolAnswer, abi.Done, replayable=False),
+    _row(85, tool.tool_withdraw, abi.OfOffer, abi.Done, always=True),
 )
 
 TABLE: dict[str, Row] = {row.name: row for row in ROWS}

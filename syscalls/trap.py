@@ -35,7 +35,7 @@ from .table import TABLE, Row
 
 log = logging.getLogger("llmos.syscalls")
 
-_BLOCKING = frozenset({"pipe", "child", "model"})
+_BLOCKING = frozenset({"pipe", "child", "model", "tool"})
 """First words of channels that the account of the process knows as what it is blocked on. Bursts the kernel accounts itself."""
 
 Elsewhere = Callable[[Callable[[], Any], Callable[[Any, Fault | None], None]], None]
@@ -205,7 +205,7 @@ class Trap:
                     self._bury(effect.pid)
                 else:
                     self._deliver(effect)
-            if not self._runnable:
+            if not self._runnable and not kernel.stirred():  # the end of a process may withdraw tools, whose callers wake
                 return
             while self._runnable:
                 self._drive(*self._runnable.popleft())
@@ -225,6 +225,9 @@ class Trap:
             fault = self._signalled(pid, process.pending)
             for call in list(self._asleep[pid]):
                 self._rouse(call, fault=fault)
+        elif effect.signal is Signal.INT:  # as it ends a burst: what waits for a tool waits no more
+            for call in [each for each in self._asleep.get(pid, ()) if each.blocked == "tool"]:
+                self._rouse(call, fault=Interrupted(f"pid {pid} was interrupted while it waited for a tool"))
         if process.phase is not Phase.STOPPED or process.pending is not None:
             for request in self._parked.pop(pid, ()):
                 self.enter(request)

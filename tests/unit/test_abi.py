@@ -39,6 +39,9 @@ GOOD: dict[str, Any] = {
     "stdin": 0,
     "stdout": 0,
     "stderr": 0,
+    "tools": [],
+    "offer": 0,
+    "call": 1,
 }
 """A good value for what has no default."""
 
@@ -169,6 +172,7 @@ def bounds(row: Row, argument: str) -> list[tuple[Any, Any]]:
             made: Any = b"x" if "bytes" in kind else letter
             if "list" in kind:
                 made = [{"role": "user", "content": ""}] if "Message" in kind else [0] if "int" in kind else [letter]
+                made = [{"name": "x", "schema": "{}"}] if "ToolSpec" in kind else made
             found.append((made * bound.max_length, made * (bound.max_length + 1)))
     return found
 
