@@ -5,7 +5,8 @@
     prompt      = "Summarise this:\\n{input}"      what is asked, with the input in place of {input}
     input       = "all"                           or "line" (a turn for each line), or "none"
     class       = "batch"                         also: name, model, nice, max_turns, separator
-    [limits]    tokens, pages, wall_seconds, children
+    tools       = ["notes.search"]                tools that it may call, and is told of; rounds: so often a turn
+    [limits]    tokens, pages, wall_seconds, children, tool_calls, tool_seconds
     [sampling]  max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, stop
 
 A file with an error is refused whole: the message names the line and the key, and the nearest key for one that does not
@@ -45,6 +46,10 @@ class AgentFile:
     max_turns: int | None = None
     separator: str = "\n"
     """Written after each reply. No reply holds one that is a control character other than a newline or tab: see prompt.py."""
+    tools: tuple[str, ...] = ()
+    """Names of tools that it may call."""
+    rounds: int = 8
+    """Replies of one turn that may ask for tools."""
     limits: Limits = field(default_factory=Limits)
     sampling: dict[str, Any] = field(default_factory=dict)
     """Arguments of generate."""
@@ -81,6 +86,8 @@ def parse(text: str, name: str, source: str) -> AgentFile:
         nice=found.nice,
         max_turns=found.max_turns,
         separator=found.separator,
+        tools=tuple(found.tools),
+        rounds=found.rounds,
         limits=found.limits.to_limits(),
         sampling={key: getattr(found.sampling, key) for key in found.sampling.model_fields_set},
         path=source,

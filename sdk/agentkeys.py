@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
-from llmos.syscalls.abi import Arguments, BadFormat, ClassName, LimitsArguments, Model, Name, Nice, Sampled, Text, refusal
+from llmos.syscalls.abi import Arguments, BadFormat, ClassName, LimitsArguments, Model, Name, Nice, Sampled, Text, ToolName, refusal
 
 MOST_MISTAKES = 20
 """Told of one file."""
@@ -30,6 +30,8 @@ class Keys(Arguments):
     nice: Nice | None = None
     max_turns: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     separator: Annotated[str, Field(max_length=64)] = "\n"
+    tools: Annotated[list[ToolName], Field(max_length=64)] = []  # noqa: RUF012 - pydantic copies it
+    rounds: Annotated[int, Field(ge=1, le=1_000)] = 8
     limits: LimitsArguments = LimitsArguments()
     sampling: Sampled = Sampled()
 

@@ -1,6 +1,8 @@
 """Prompt programs: the interpreter of agent files.
 
     OPEN --context--> READ --input--> REPLY --written--> READ ... END        a turn is READ and REPLY
+                                      |  ^
+                       calls of tools +--+ at most `rounds` times
 
 All it knows is in an explicit `State`, changed only between calls, so that a running one can be forked: the kernel forks the
 process, the state is copied with the twin's contexts in it, and a second interpreter goes on from there. A call that was
@@ -14,18 +16,26 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from llmos.syscalls.abi import TooLong, param
+import anyio
+
+from llmos.syscalls.abi import NotFound, ToolInfo, TooLong, param
 
 from .agentfile import AgentFile
 from .context import Context
+from .toolcalls import Screen, calls_in, tools_prompt
+from .toolloop import ENOUGH, results_of, unwrapped
 
 if TYPE_CHECKING:
     from .process import Process
 
 
+TOOLS_SECONDS = 10.0
+"""How long an agent waits for a tool that is not offered yet."""
+LOOK_SECONDS = 0.05
 REPLACEMENT = "\ufffd"
 """REPLACEMENT CHARACTER."""
 
@@ -52,6 +62,12 @@ class State:
     text: str = ""
     """This turn's input."""
     turns: int = 0
+    rounds: int = 0
+    """Replies of this turn that asked for tools."""
+    asked: str = ""
+    """The last of them, while its calls are under way."""
+    asked_at: int = 0
+    """Messages in the context after it."""
     copies: int = 0
     """How many forks lie between this and the original: a fixed seed moves on with each."""
 
@@ -68,12 +84,15 @@ class State:
 async def interpret(me: Process, state: State) -> None:
     """Run a prompt program from wherever its state says it is, to its end."""
     agent = state.agent
+    tools = await _tools(me, agent)
     context: Context | None = None
     if state.context is not None:
         context = await me.context(state.context)
     while state.stage is not Stage.END:
         if state.stage is Stage.OPEN or context is None:
-            context = await me.open(system=agent.system, model=state.model or agent.model)
+            # Tools first: whatever else agents are told, those with the same tools share these pages.
+            system = "\n\n".join(filter(None, (tools_prompt(tools), agent.system))) if tools else agent.system
+            context = await me.open(system=system, model=state.model or agent.model)
             state.messages = (await context.info()).messages
             state.context, state.stage = context.handle, Stage.READ
         elif state.stage is Stage.READ:
@@ -83,9 +102,10 @@ async def interpret(me: Process, state: State) -> None:
             else:
                 state.text, state.stage = text, Stage.REPLY
         else:
-            await _reply(me, context, state)
+            await _reply(me, context, state, tools)
             state.messages = (await context.info()).messages
             state.turns += 1
+            state.rounds = 0
             once = agent.input != "line" or (agent.max_turns is not None and state.turns >= agent.max_turns)
             state.stage = Stage.END if once else Stage.READ
             await me.write(agent.separator)  # after the turn is over in the state: a twin made now does not write it again
@@ -118,23 +138,76 @@ async def _whole(me: Process) -> str:
     return "".join(parts)
 
 
-async def _reply(me: Process, context: Context, state: State) -> None:
-    """Generate this turn's reply and write it out as it comes; go on with one that the original had begun."""
+async def _tools(me: Process, agent: AgentFile) -> list[ToolInfo]:
+    """What the agent may call. Servers that offer tools may still be starting. Raises NotFound for one that does not come."""
+    if not agent.tools:
+        return []
+    end = anyio.current_time() + TOOLS_SECONDS
+    while True:
+        there = {tool.name: tool for tool in await me.tools()}
+        missing = [name for name in agent.tools if name not in there]
+        if not missing:
+            return [there[name] for name in dict.fromkeys(agent.tools)]
+        if anyio.current_time() >= end:
+            near = get_close_matches(missing[0], there, n=1)
+            hint = (
+                f"did you mean {near[0]!r}?"
+                if near
+                else f"there are {', '.join(there) or 'none'}; llmos tools check tries those of tools.toml"
+            )
+            raise NotFound(f"the agent {agent.name} needs the tool {missing[0]!r}, which nobody offers to it; {hint}")
+        await anyio.sleep(LOOK_SECONDS)
+
+
+async def _reply(me: Process, context: Context, state: State, tools: list[ToolInfo]) -> None:
+    """This turn's reply; with tools, the calls that it asks for and the reply after them."""
+    names = {tool.name for tool in tools}
+    while True:
+        more: dict[str, Any] = {}
+        info = await context.info()
+        if state.asked and info.messages == state.asked_at:
+            messages = await unwrapped(results_of(me, calls_in(state.asked, names)))
+            if state.rounds == state.agent.rounds:
+                messages[-1]["content"] += f"\n{ENOUGH}"
+            more = {"messages": messages}
+        text = await _generate(me, context, state, names, more)
+        state.asked = ""
+        if not calls_in(text, names) or state.rounds >= state.agent.rounds:
+            return
+        state.asked, state.asked_at, state.rounds = text, (await context.info()).messages, state.rounds + 1
+
+
+async def _generate(me: Process, context: Context, state: State, names: set[str], more: dict[str, Any]) -> str:
+    """Generate a reply and write it out as it comes; go on with one that the original had begun. Returns its text if there are tools."""
     info = await context.info()
-    arguments: dict[str, Any] = dict(state.agent.sampling)
+    arguments: dict[str, Any] = dict(state.agent.sampling) | more
+    text = ""
     if arguments.get("seed") is not None:
         arguments["seed"] = (arguments["seed"] + state.copies) % 2**63
-    if info.messages == state.messages:
+    if more:
+        pass  # what the tools gave
+    elif info.messages == state.messages:
         arguments["user"] = state.agent.prompt.replace("{input}", state.text)
     elif info.reply is None:
-        return  # the reply was complete when the copy was made
-    elif arguments.get("max_tokens") is not None:
-        arguments["max_tokens"] -= info.reply
-        if arguments["max_tokens"] < 1:
-            return
+        return ""  # the reply was complete when the copy was made
+    else:
+        if names:
+            text = await me.detokenize(await context.tokens(info.length - info.reply), info.model)
+        if arguments.get("max_tokens") is not None:
+            arguments["max_tokens"] -= info.reply
+            if arguments["max_tokens"] < 1:
+                return text
     mark = state.agent.separator if _is_mark(state.agent.separator) else None
+    screen = Screen(names)
+    screen.push(text)
     async for piece in context.generate(**arguments):
-        await me.write(piece if mark is None else piece.replace(mark, REPLACEMENT))
+        text += piece
+        shown = screen.push(piece) if names else piece
+        if shown:
+            await me.write(shown if mark is None else shown.replace(mark, REPLACEMENT))
+    if names and (rest := screen.rest()):
+        await me.write(rest if mark is None else rest.replace(mark, REPLACEMENT))
+    return text if names else ""
 
 
 def _is_mark(separator: str) -> bool:

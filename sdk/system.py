@@ -43,6 +43,7 @@ from .child import Child, Exit, exit_of, signal_name
 from .context import Context
 from .files import Files
 from .job import demand_bound, job_of
+from .offer import ToolCalls
 from .port import Port, ignore
 from .program import Attached, Programs
 from .reference import function_of, is_async, is_reference, name_of
@@ -57,7 +58,7 @@ Program: TypeAlias = "Callable[..., Awaitable[Any]] | str | AgentFile"
 """An async function that is given its Process, an agent's name or file, "module:function" or "file.py:function"."""
 
 
-class System:
+class System(ToolCalls):
     """One process's way into the system."""
 
     def __init__(self, port: Port, pid: int, programs: Programs, folders: tuple[Path, ...], model: str | None) -> None:
@@ -85,6 +86,7 @@ class System:
         cls: str | None = None,
         limits: Limits | None = None,
         capabilities: Iterable[str] | None = None,
+        tools: Iterable[str] = (),
         model: str | None = None,
         stdin: str | bytes | Reader | None = None,
         stdout: Writer | None = None,
@@ -102,7 +104,8 @@ class System:
 
         What is not said is as the agent's file says, else inherited. `stdin` is text to read, or the read end of a pipe;
         `stdout` and `stderr` may be write ends; ends that are given away are closed here. The child has a subset of one's own
-        capabilities. Raises NotFound for an agent that does not exist, NotPermitted, QuotaExceeded, TryAgain.
+        capabilities, and may call `tools`, by name, besides.
+        Raises NotFound for an agent that does not exist, NotPermitted, QuotaExceeded, TryAgain.
         """
         resolved = await self._resolve(program)
         job = self._job(resolved, args, detached, memory, cpu_seconds)
@@ -117,6 +120,7 @@ class System:
             "name": _name(resolved) if name is None else name,
             "limits": limits_of(limits),
             "capabilities": None if capabilities is None else listed(capabilities, "capabilities"),
+            "tools": sorted({*listed(tools, "tools"), *(() if agent is None else agent.tools)}),
             **{key: end.pipe for key, end in ends.items()},
         }
         streams = await self._spawn(agent, nice, cls, arguments)

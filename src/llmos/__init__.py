@@ -48,10 +48,13 @@ if TYPE_CHECKING:
     from llmos.sdk.context import Context as Context
     from llmos.sdk.files import Files as Files
     from llmos.sdk.generation import Generation as Generation
+    from llmos.sdk.offer import Offer as Offer
     from llmos.sdk.process import Process as Process
     from llmos.sdk.stream import Reader as Reader
     from llmos.sdk.stream import Writer as Writer
     from llmos.sdk.system import System as System
+    from llmos.sdk.tool import Tool as Tool
+    from llmos.sdk.toolcalls import tools_prompt as tools_prompt
     from llmos.services.init import sync as sync
     from llmos.services.init.boot import boot as boot
     from llmos.services.init.connect import connect as connect
@@ -59,6 +62,8 @@ if TYPE_CHECKING:
     from llmos.syscalls.results import FileInfo as FileInfo
     from llmos.syscalls.results import Piece as Piece
     from llmos.syscalls.results import Reply as Reply
+    from llmos.syscalls.results import ToolInfo as ToolInfo
+    from llmos.syscalls.results import ToolResult as ToolResult
     from llmos.syscalls.results import VersionInfo as VersionInfo
 
 _ERRORS = (
@@ -79,6 +84,7 @@ _WHERE: dict[str, tuple[str, str]] = {
     "Generation": ("llmos.sdk.generation", "Generation"),
     "Limits": ("llmos.kernel.process", "Limits"),
     "Logprobs": ("llmos.kernel.device", "Logprobs"),
+    "Offer": ("llmos.sdk.offer", "Offer"),
     "Piece": ("llmos.syscalls.results", "Piece"),
     "Process": ("llmos.sdk.process", "Process"),
     "ProcessInfo": ("llmos.kernel.view", "ProcessView"),
@@ -87,8 +93,12 @@ _WHERE: dict[str, tuple[str, str]] = {
     "System": ("llmos.sdk.system", "System"),
     "Writer": ("llmos.sdk.stream", "Writer"),
     "VersionInfo": ("llmos.syscalls.results", "VersionInfo"),
+    "Tool": ("llmos.sdk.tool", "Tool"),
+    "ToolInfo": ("llmos.syscalls.results", "ToolInfo"),
+    "ToolResult": ("llmos.syscalls.results", "ToolResult"),
     "boot": ("llmos.services.init.boot", "boot"),
     "connect": ("llmos.services.init.connect", "connect"),
+    "tools_prompt": ("llmos.sdk.toolcalls", "tools_prompt"),
     "sync": ("llmos.services.init.sync", ""),
 }
 

@@ -29,7 +29,9 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-TWICE = {f"test_sdk_{name}" for name in ("agents", "arguments", "ends", "files", "generation", "processes", "streams")}
+TWICE = {f"test_sdk_{name}" for name in ("agents", "arguments", "ends", "files", "generation", "processes", "streams", "tools")} | {
+    "test_mcp_servers"
+}
 """Modules whose tests run on a booted system, and again as a client of a daemon."""
 
 

@@ -92,7 +92,18 @@ def test_import_llmos_loads_nothing_heavy() -> None:
 def test_a_client_of_a_daemon_is_thin() -> None:
     loaded = set(run("import llmos, sys; llmos.connect; print(*sys.modules)").split())
     assert "llmos.sdk.link" in loaded
-    assert not loaded & {"torch", "transformers", "numpy", "tokenizers", "pydantic", "pydantic_settings", "rich", "llmos.kernel.kernel"}
+    assert not loaded & {
+        "mcp",
+        "jsonschema",
+        "torch",
+        "transformers",
+        "numpy",
+        "tokenizers",
+        "pydantic",
+        "pydantic_settings",
+        "rich",
+        "llmos.kernel.kernel",
+    }
 
 
 def test_all_names_what_is_exported() -> None:
