@@ -40,6 +40,7 @@ examples:
   llmos status                        what runs there
   llmos run tool.py:main notes.txt    a Python program, in an OS process of its own there
   llmos down                          end it
+  llmos tools                         the tools that agents may be given
   llmos demo                          one question, and the processes
   llmos boot --timing                 how long a start takes, part by part"""
 
@@ -81,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     _author_commands(add)
     _daemon_commands(add)
     _run_command(add)
+    _tool_commands(add)
     return parser
 
 
@@ -147,6 +149,22 @@ def _run_command(add: Callable[[str, Callable[[argparse.Namespace], int], str, s
     command.add_argument("--memory", type=int, metavar="MIB", help="the most that each of its OS processes may have")
     command.add_argument("--cpu", type=int, metavar="SECONDS", help="the same for CPU time")
     command.add_argument("--model", metavar="NAME", help="the model of contexts that name none")
+    _home(command)
+
+
+def _tool_commands(add: Callable[[str, Callable[[argparse.Namespace], int], str, str], argparse.ArgumentParser]) -> None:
+    """What shows tools, and tries those of tools.toml."""
+
+    def run(found: argparse.Namespace) -> int:
+        from . import tools
+
+        return tools.check(found) if found.action == "check" else tools.show(found)
+
+    command = add("tools", run, "list the tools there are, or check those of tools.toml", "llmos tools check")
+    command.add_argument(
+        "action", nargs="?", choices=("check",), help="start each of tools.toml, and say what is wrong; status 1 if any is"
+    )
+    command.add_argument("--json", action="store_true", help="for scripts")
     _home(command)
 
 

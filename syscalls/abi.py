@@ -360,7 +360,9 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from . import arguments, file_arguments, refusal, runner_arguments, tool_arguments
 
-    models = {name: model for module in (arguments, file_arguments, runner_arguments, tool_arguments) for name, model in vars(module).items()}
+    models = {
+        name: model for module in (arguments, file_arguments, runner_arguments, tool_arguments) for name, model in vars(module).items()
+    }
     found = refusal.refusal if name == "refusal" else models.get(name)
     if found is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

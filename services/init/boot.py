@@ -38,6 +38,7 @@ from .models import Catalogue, LoadedModels
 from .place import folders_of
 from .settings import Settings, read_settings
 from .thread import KernelThread
+from .tools import serving, tools_of
 
 INIT = 1
 TERM_SECONDS = 2.0
@@ -122,6 +123,7 @@ async def attach(settings: Settings, catalogue: Catalogue, *, preload: bool) -> 
         loop = asyncio.get_running_loop()
     except RuntimeError:
         raise NotSupported("llmos runs on asyncio's loop: start yours with asyncio.run, or anyio.run and its asyncio backend") from None
+    file = await anyio.to_thread.run_sync(tools_of, settings.home)
     async with wired(settings, catalogue) as made:
         thread, kernel = made.thread, made.kernel
         port = Port(thread, loop)
@@ -135,7 +137,8 @@ async def attach(settings: Settings, catalogue: Catalogue, *, preload: bool) -> 
                 if preload:
                     thread.post(lambda: begin_load(made.models))
                 try:
-                    yield System(port, host, programs, folders_of(settings.home), None)
+                    async with serving(thread, kernel, file):
+                        yield System(port, host, programs, folders_of(settings.home), None)
                 except BaseException as raised:  # noqa: BLE001 - raised again below, outside the task group, as it is
                     failure = raised
                 with anyio.CancelScope(shield=True):

@@ -34,6 +34,7 @@ from .models import Catalogue
 from .place import daemon_folder, private_folder, socket_path
 from .runners import Runners
 from .settings import Settings
+from .tools import serving, tools_of
 
 log = logging.getLogger("llmos.init")
 
@@ -115,6 +116,7 @@ async def listening(
     """A system that listens at a socket. `failed` is called on the kernel's thread if that fails, `deserted` when nobody uses it.
 
     Raises the kernel's failure."""
+    file = await anyio.to_thread.run_sync(tools_of, settings.home)
     async with wired(settings, catalogue) as made:
         thread = made.thread
 
@@ -134,7 +136,8 @@ async def listening(
                 thread.post(Desertion(thread, endpoint, settings.idle_minutes * 60, deserted).look)
             if preload:
                 thread.post(lambda: begin_load(made.models))
-            yield endpoint
+            async with serving(thread, made.kernel, file):
+                yield endpoint
         finally:
             with anyio.CancelScope(shield=True):
                 await _end(made, endpoint, runners)
