@@ -98,9 +98,8 @@ class System(ToolCalls):
         """Run a program in a child process.
 
         In a system of one's own it runs as a task of this loop. In a daemon's a program that is named runs in a runner, an OS process
-        of its own, with bounds on the `memory` (bytes) and `cpu_seconds` of that; a function runs here. Agents run here too, unless
-        `detached`: what is detached runs in a runner and goes on when this client leaves; what it writes is kept in a file
-        (`Child.log`), as far as `stdout` and `stderr` are not given.
+        of its own with at most `memory` bytes and `cpu_seconds`; a function runs here. Agents run here too, unless `detached`: then
+        in a runner, which goes on when this client leaves. What is written where no `stdout` is given is kept in `Child.log`.
 
         What is not said is as the agent's file says, else inherited. `stdin` is text to read, or the read end of a pipe;
         `stdout` and `stderr` may be write ends; ends that are given away are closed here. The child has a subset of one's own

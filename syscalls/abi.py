@@ -1,7 +1,7 @@
 """The ABI: what a system call takes and gives, as it crosses the border between user space and the kernel.
 
-Arguments are the pydantic models of arguments.py, file_arguments.py and tool_arguments.py, given out here on first use; results are the frozen dataclasses of
-results.py. The errors of kernel/errno.py are part of the ABI and are given out here, since user space may not import the
+Arguments are the pydantic models of arguments.py and *_arguments.py, given out here on first use; results are the frozen
+dataclasses of results.py. The errors of kernel/errno.py are part of the ABI and are given out here, since user space may not import the
 kernel. Knows nothing of handlers.
 """
 

@@ -61,10 +61,6 @@ class Models(Protocol):
         ...
 
 
-def _none(pid: int) -> Mapping[str, str]:
-    return {}
-
-
 @dataclass(slots=True)
 class Core:
     kernel: Kernel
@@ -74,8 +70,6 @@ class Core:
     """From which every process's seeds are drawn."""
     booted: float
     disk: Disk
-    tools: Callable[[int], Mapping[str, str]] = _none
-    """The tools that a process may know of: name -> what /tools says of it."""
     ledger: Ledger = field(default_factory=Ledger)
     channels: Channels = field(default_factory=Channels)
     transcripts: dict[int, dict[int, Transcript]] = field(default_factory=dict)

@@ -20,6 +20,7 @@ from .channel import offload
 from .core import Core
 from .place import Place
 from .results import FileInfo
+from .tool import held
 
 LIVE: Final = frozenset({"proc", "models", "tools"})
 
@@ -33,7 +34,7 @@ async def names(core: Core, pid: int, place: Place) -> list[FileInfo]:
         if len(place.parts) == 1:
             return _files(sorted(_PROC))
     elif not place.parts:
-        return _files(sorted(await _models(core) if place.mount == "models" else map(_flat, core.tools(pid))))
+        return _files(sorted(await _models(core) if place.mount == "models" else _tools(core, pid)))
     await text(core, pid, place)
     raise InvalidArgument(f"{place}: it is no folder")
 
@@ -48,7 +49,7 @@ async def text(core: Core, pid: int, place: Place) -> str:
         if len(place.parts) == 2 and place.parts[1] in _PROC:
             found = _PROC[place.parts[1]](core, process)
     elif len(place.parts) == 1:
-        every = await _models(core) if place.mount == "models" else {_flat(name): said for name, said in core.tools(pid).items()}
+        every = await _models(core) if place.mount == "models" else _tools(core, pid)
         found = every.get(place.parts[0])
     if found is None:
         raise NotFound(f"{place}: there is no such file")
@@ -64,6 +65,10 @@ async def info(core: Core, pid: int, place: Place) -> FileInfo:
     if found is None:
         raise NotFound(f"{place}: there is no such file")
     return found
+
+
+def _tools(core: Core, pid: int) -> dict[str, str]:
+    return {_flat(name): f"{tool.description}\n\n{tool.schema.text}\n" for name, tool in held(core, pid).items()}
 
 
 def _folders(names: list[str]) -> list[FileInfo]:

@@ -28,14 +28,19 @@ def tool_list(core: Core, call: Call, args: abi.ToolListArguments) -> abi.ToolLi
     """List the tools that the caller may call, by name."""
     found: list[abi.ToolInfo] = []
     size = 0
-    for name, tool in core.tools.visible(core.kernel.table.get(call.pid)).items():
-        if name <= args.after or not _holds(core.kernel, call.pid, f"tool:{name}"):
+    for name, tool in held(core, call.pid).items():
+        if name <= args.after:
             continue
         if len(found) >= args.limit or size > _PAGE:
             return abi.ToolList(found, more=True)
         found.append(abi.ToolInfo(name, tool.description, tool.schema.text, tool.seconds, tool.offer.public, tool.offer.pid))
         size += len(tool.description) + len(tool.schema.text)
     return abi.ToolList(found, more=False)
+
+
+def held(core: Core, pid: int) -> dict[str, Tool]:
+    """The tools that a process may call, by name."""
+    return {name: tool for name, tool in core.tools.visible(core.kernel.table.get(pid)).items() if _holds(core.kernel, pid, f"tool:{name}")}
 
 
 def _holds(kernel: Kernel, pid: int, wanted: str) -> bool:

@@ -216,8 +216,12 @@ async def test_a_kill_reaches_every_descendant(system: llmos.System, signal: str
 
 async def test_term_is_raised_in_the_call_that_sleeps(system: llmos.System) -> None:
     child = await system.spawn("programs:waits_for_term")
-    await child.kill("TERM")
+    assert child.stdout is not None
     assert child.stderr is not None
+    assert await child.stdout.readline() == "waiting\n"
+    while next(each.state for each in await system.ps() if each.pid == child.pid) != "blocked":
+        await anyio.sleep(0.01)
+    await child.kill("TERM")
     assert (await child.wait()).status == 128 + 15
     assert await child.stderr.read() == "Interrupted\n"
 

@@ -511,7 +511,7 @@ def test_mounts_stay(hand: Hand) -> None:
     assert names(hand, "/home") == ["here"]
 
 
-def test_what_is_live_and_what_the_tools_seam_gives(hand: Hand) -> None:
+def test_what_is_live(hand: Hand) -> None:
     child = hand.spawn(name="worker", capabilities=["llm:dummy", "proc:spawn"])
     context = hand.open(child.pid, user="hello")
     status = dict(line.split(": ", 1) for line in read(hand, f"/proc/{child.pid}/status").decode().splitlines())
@@ -522,9 +522,9 @@ def test_what_is_live_and_what_the_tools_seam_gives(hand: Hand) -> None:
     assert names(hand, "/proc") == ["1", "2", str(child.pid)]
     assert names(hand, "/models") == ["dummy"]
     assert names(hand, "/tools") == []
-    hand.core.tools = lambda pid: {"search/web": f"for {pid}\n"}
-    assert names(hand, "/tools") == ["search%2Fweb"]
-    assert read(hand, "/tools/search%2Fweb") == f"for {hand.host}\n".encode()
+    hand.call(hand.host, "tool_offer", tools=[{"name": "web.search", "description": "Searches.", "schema": '{"type": "object"}'}])
+    assert names(hand, "/tools") == ["web.search"]
+    assert read(hand, "/tools/web.search").startswith(b'Searches.\n\n{"type"')
     assert hand.call(hand.host, "file_copy", source="/proc/1/status", target="/home/init").size > 0
 
 
