@@ -34,6 +34,7 @@ class DummyText:
     """See the module."""
 
     stop_ids: frozenset[int] = frozenset({END})
+    private = False
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode())

@@ -100,6 +100,7 @@ class Tokenizer:
         """The id that the model expects before any plain text (a chat template writes its own), or None."""
         last = [names.get("eos_token"), *settings.get("end_tokens", ()), *(_END_OF_TURN & self.specials.keys())]
         found = (self._tokenizer.token_to_id(text) for text in last if isinstance(text, str))
+        self.private = False
         self.stop_ids = ends | {identity for identity in found if identity is not None}
         """The ids that end a turn or a text."""
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, cast
 
 from llmos.kernel.device import Device, Retired, Step, StepFailed
 from llmos.kernel.errno import DeviceFailed, Fault, Panic
+from llmos.kernel.slot import SlotDevice
 
 Post = Callable[[Callable[[], None]], None]
 """Runs a function on the kernel's thread, soon. May be called from any thread."""
@@ -23,7 +24,7 @@ class Loaded(Protocol):
     """What a worker makes: a device, and what goes with it."""
 
     @property
-    def device(self) -> Device: ...
+    def device(self) -> Device | SlotDevice: ...
 
 
 L = TypeVar("L", bound=Loaded)
@@ -68,7 +69,7 @@ class Worker(Generic[L]):
         while (item := self._steps.get()) is not None:
             step, done = item
             try:
-                result = self._execute(made.device, step)
+                result = self._execute(cast(Device, made.device), step)  # one with slots has a thread of its own, and gets no steps here
             except Panic as panic:
                 self._post(_raiser(panic))
                 break

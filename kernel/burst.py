@@ -21,6 +21,7 @@ from .device import Logprobs, Sampling
 from .errno import Fault, Panic
 from .lookup import Lookup
 from .process import Process
+from .slot import Counted
 
 if TYPE_CHECKING:
     from .context import Context
@@ -91,6 +92,11 @@ class Burst:
     """Key of the page whose fill it waits for."""
     lookup: Lookup | None = field(default=None, repr=False)
     """Guesses what it says next, once it decodes."""
+    # the dispatcher's own
+    billed: tuple[int, int] = (0, 0)
+    """Tokens of the prompt and of the reply that its process has been charged for."""
+    counted: Counted | None = None
+    """What the device said that those were."""
 
     @property
     def done(self) -> bool:

@@ -63,6 +63,16 @@ class Geometry:
     guess_cost: float = 0.0
     """What one token more adds to a step of one token, as a share of it, measured at load. 0: rows may not hold guesses, because
     that was not measured, or because the numbers of a row depend on how many tokens it has."""
+    slots: int = 0
+    """Requests it serves at once, if it takes them whole and has no pages: see slot.py. 0: it has, and runs steps."""
+    price_in: float = 0.0
+    """Money for a token of a prompt."""
+    price_out: float = 0.0
+    """Money for a token of a reply."""
+
+    def cost(self, prompt: int, output: int) -> float:
+        """Money for so many tokens."""
+        return prompt * self.price_in + output * self.price_out
 
 
 @dataclass(frozen=True, slots=True)

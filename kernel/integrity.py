@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .burst import State
 from .context import Context
+from .dispatch import Dispatcher
 from .errno import Panic
 from .memory import Page
 from .pipe import Pipe
@@ -37,6 +38,26 @@ def check_scheduler(scheduler: Scheduler, contexts: list[Context]) -> None:
         for waiter in fill.waiters:
             if waiter.state is not State.WAITING or waiter.awaits != key:
                 raise Panic(f"burst {waiter.bid} is listed as waiting for a fill but is {waiter.state.name}")
+
+
+def check_dispatcher(dispatcher: Dispatcher, contexts: list[Context]) -> None:
+    """`contexts` are all the open ones of this device. Raises Panic."""
+    geometry, flying = dispatcher.geometry, dispatcher.flying
+    if len(flying) > geometry.slots:
+        raise Panic(f"{geometry.name} has {geometry.slots} slots and {len(flying)} requests under way")
+    for context in contexts:
+        if context.pages or context.computed or len(context.tokens) > geometry.window:
+            raise Panic(f"context {context.cid} of {len(context.tokens)} tokens has pages where there are none, or passes the window")
+        burst = context.burst
+        if burst is not None and burst.state not in (State.READY, State.RUNNING, State.HELD):
+            raise Panic(f"burst {burst.bid} is {burst.state.name} on a device without pages")
+        if burst is not None and (burst.state is State.RUNNING) != (burst.bid in flying and burst.state is not State.HELD):
+            raise Panic(f"burst {burst.bid} is {burst.state.name} and has {'a' if burst.bid in flying else 'no'} slot")
+    for burst in flying.values():
+        if not burst.done and burst.context.burst is not burst:
+            raise Panic(f"burst {burst.bid} has a slot and its context does not know of it")
+    if any(bid not in flying for bid in dispatcher.recalled):
+        raise Panic("a request is recalled that is not under way")
 
 
 def check_pipes(pipes: dict[int, Pipe], processes: dict[int, Process]) -> None:

@@ -19,7 +19,7 @@ from .alarm import Alarms
 from .capability import attenuate, covers
 from .context import Context
 from .errno import NotPermitted, Panic, QuotaExceeded
-from .integrity import check_pipes, check_processes, check_scheduler
+from .integrity import check_dispatcher, check_pipes, check_processes, check_scheduler
 from .param import Params
 from .pipe import Plumbing
 from .policy import policy_of
@@ -313,4 +313,6 @@ class Kernel(Work, Plumbing):
         check_processes(self.table.all, self.contexts)
         for name, scheduler in self.schedulers.items():
             check_scheduler(scheduler, [c for c in self.contexts.values() if c.device == name])
+        for name, dispatcher in self.dispatchers.items():
+            check_dispatcher(dispatcher, [c for c in self.contexts.values() if c.device == name])
         check_pipes(self.pipes, self.table.all)

@@ -59,6 +59,8 @@ class Limits:
     """Calls of tools."""
     tool_seconds: float | None = None
     """Seconds that its calls of tools took, added up."""
+    cost: float | None = None
+    """Money, in whatever the prices of devices are given in."""
 
     def check(self) -> None:
         """Raises InvalidArgument for a negative or non-finite bound."""
@@ -91,6 +93,7 @@ class Usage:
     tree_tokens: int = 0
     tree_pages: int = 0
     tree_children: int = 0
+    tree_cost: float = 0.0
     tree_pipes: int = 0
     """Pipes it has made that still are."""
     tree_tool_calls: int = 0
@@ -182,6 +185,26 @@ class Process:
                     f"pid {process.pid} may map {limit} pages, maps {used}, and {more} more are wanted; close a context or raise its limit"
                 )
         return None
+
+    def over_cost(self, more: float) -> QuotaExceeded | None:
+        """The same for money."""
+        for process in self.lineage():
+            limit, used = process.limits.cost, process.usage.tree_cost
+            if limit is not None and used + more > limit:
+                return QuotaExceeded(
+                    f"pid {process.pid} may spend {limit:g}, has spent {used:g}, and at least {more:g} more is wanted; raise its limit"
+                )
+        return None
+
+    def cost_left(self) -> float | None:
+        """How much money passes no limit of the process or of one above it; None if there is no limit."""
+        left = [p.limits.cost - p.usage.tree_cost for p in self.lineage() if p.limits.cost is not None]
+        return max(0.0, min(left)) if left else None
+
+    def charge_cost(self, cost: float) -> None:
+        if cost:
+            for process in self.lineage():
+                process.usage.tree_cost += cost
 
     def over_children(self) -> QuotaExceeded | None:
         """The same for one descendant more."""

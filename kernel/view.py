@@ -36,6 +36,8 @@ class ProcessView:
     started: float
     status: int | None
     """Exit status of a zombie."""
+    cost: float = 0.0
+    """Money spent, of this process and below."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,8 @@ class Explanation:
     """Of the decode tokens, those that had been guessed right: each saved a step."""
     bursts: int
     preemptions: int
+    cost: float = 0.0
+    """Money spent, of this process and below."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,29 +84,35 @@ class DeviceStatistics:
     """Counters of one device since boot, and the state of its tiers."""
 
     device: str
-    steps: int
-    failures: int
-    prefill_tokens: int
-    decode_tokens: int
-    guessed_tokens: int
-    right_tokens: int
-    hit_tokens: int
+    steps: int = 0
+    failures: int = 0
+    prefill_tokens: int = 0
+    decode_tokens: int = 0
+    guessed_tokens: int = 0
+    right_tokens: int = 0
+    hit_tokens: int = 0
     """Tokens found in the prefix index instead of computed."""
-    preemptions: int
-    resident: int
-    queued: int
+    preemptions: int = 0
+    resident: int = 0
+    queued: int = 0
     """Entries of the queues; may count a burst twice."""
-    device_total: int
-    device_free: int
-    device_cached: int
+    device_total: int = 0
+    device_free: int = 0
+    device_cached: int = 0
     """Pages nobody names, kept for the next hit."""
-    host_total: int
-    host_free: int
-    swapped_out: int
-    swapped_in: int
-    copied: int
+    host_total: int = 0
+    host_free: int = 0
+    swapped_out: int = 0
+    swapped_in: int = 0
+    copied: int = 0
     """Pages copied because of a write to a shared one."""
-    evicted: int
+    evicted: int = 0
+    slots: int = 0
+    """Of a device without pages: requests that it takes at once."""
+    orders: int = 0
+    """Requests it was given."""
+    flying: int = 0
+    """Those under way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +159,7 @@ def view_process(process: Process, contexts: list[Context], now: float) -> Proce
         wall=(process.ended if process.phase is Phase.ZOMBIE else now) - process.started,
         started=process.started,
         status=process.status if process.phase is Phase.ZOMBIE else None,
+        cost=process.usage.tree_cost,
     )
 
 
@@ -174,4 +185,5 @@ def explain_process(process: Process, contexts: list[Context], now: float) -> Ex
         right_tokens=usage.right_tokens,
         bursts=usage.bursts,
         preemptions=usage.preemptions,
+        cost=usage.tree_cost,
     )

@@ -6,16 +6,20 @@ A context belongs to one process and one device, and has at most one burst under
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 
 from .burst import Burst
 from .context import Context
 from .device import GREEDY, Geometry, Retired, Sampling, Step
+from .dispatch import Dispatcher
 from .errno import AlreadyExists, BadHandle, InvalidArgument, NotFound, OutOfPages, QuotaExceeded, TooLong, TryAgain
 from .param import Params
 from .policy import Policy
 from .process import Phase, Process
 from .scheduler import Scheduler
+from .slot import Event, Order
+from .statistics import paged_statistics, slot_statistics
 from .table import ProcessTable
 from .view import DeviceStatistics
 
@@ -24,6 +28,8 @@ class Work:
     def __init__(self, table: ProcessTable, params: Params, policy: Policy, wake: Callable[[tuple[str, int]], None]) -> None:
         self.table, self.params, self.policy, self._wake = table, params, policy, wake
         self.schedulers: dict[str, Scheduler] = {}
+        self.dispatchers: dict[str, Dispatcher] = {}
+        """Of the devices without pages."""
         self.contexts: dict[int, Context] = {}
         self.bursts: dict[int, Burst] = {}
         self._numbers = itertools.count(1).__next__
@@ -31,24 +37,41 @@ class Work:
     # devices ---------------------------------------------------------------------------------------------------------
 
     def attach(self, geometry: Geometry) -> None:
-        """A device with a page pool of its own."""
+        """A device with a page pool of its own, or one without pages that has slots."""
         g = geometry
-        if g.name in self.schedulers:
+        if g.name in self.schedulers or g.name in self.dispatchers:
             raise AlreadyExists(f"a device named {g.name!r} is attached already")
+        if g.slots:
+            if min(g.slots, g.window, g.vocabulary, g.page_slots) < 1 or g.device_frames or g.host_frames:
+                raise InvalidArgument(f"device {g.name!r} has slots: give it a window and no frames: {g}")
+            if not (0 <= g.price_in < math.inf and 0 <= g.price_out < math.inf):
+                raise InvalidArgument(f"device {g.name!r} has prices {g.price_in} and {g.price_out}: a price is 0 or more")
+            self.dispatchers[g.name] = Dispatcher(g, self.policy, self.params, self._wake)
+            return
         if min(g.device_frames, g.page_slots, g.window, g.vocabulary, g.max_rows, g.max_tokens) < 1 or g.host_frames < 0:
             raise InvalidArgument(f"device {g.name!r} has an empty dimension: {g}")
         self.schedulers[g.name] = Scheduler(g, self.policy, self.params, self._wake)
 
     def detach(self, now: float, device: str) -> None:
         """Take a device away. Raises TryAgain while contexts are open on it."""
-        if self._scheduler(device).flight is not None or any(c.device == device for c in self.contexts.values()):
+        scheduler = self._scheduler(device)
+        flying = scheduler.flying if isinstance(scheduler, Dispatcher) else scheduler.flight
+        if flying or any(c.device == device for c in self.contexts.values()):
             raise TryAgain(f"device {device!r} is in use; close its contexts first")
-        del self.schedulers[device]
+        if isinstance(scheduler, Dispatcher):
+            del self.dispatchers[device]
+        else:
+            del self.schedulers[device]
 
-    def _scheduler(self, device: str) -> Scheduler:
-        if device not in self.schedulers:
-            raise NotFound(f"no device {device!r}; there are: {', '.join(sorted(self.schedulers)) or 'none'}")
-        return self.schedulers[device]
+    def _scheduler(self, device: str) -> Scheduler | Dispatcher:
+        scheduler = self.schedulers.get(device) or self.dispatchers.get(device)
+        if scheduler is None:
+            raise NotFound(f"no device {device!r}; there are: {', '.join(sorted([*self.schedulers, *self.dispatchers])) or 'none'}")
+        return scheduler
+
+    def geometries(self) -> dict[str, Geometry]:
+        """Of every device, by its name."""
+        return {name: each.geometry for every in (self.schedulers, self.dispatchers) for name, each in every.items()}
 
     def plan(self, now: float, device: str) -> Step | None:
         """The next step of a device, or None. It must come back through `retire`."""
@@ -58,8 +81,20 @@ class Work:
         self.schedulers[device].retire(now, outcome)
 
     def has_work(self, device: str) -> bool:
-        """True if `plan` may find something to run."""
-        return self.schedulers[device].has_work()
+        """True if `plan` may find something to run, or `dispatch` and `recalls` something to tell."""
+        return self._scheduler(device).has_work()
+
+    def recalls(self, device: str) -> tuple[int, ...]:
+        """Requests that a device without pages is to end, each told once."""
+        return self.dispatchers[device].recalls()
+
+    def dispatch(self, now: float, device: str) -> tuple[Order, ...]:
+        """The requests that a device without pages is to begin. Each must come to its end through `hear`."""
+        return self.dispatchers[device].dispatch(now)
+
+    def hear(self, now: float, device: str, event: Event) -> None:
+        """What a device without pages has to say of a request."""
+        self.dispatchers[device].hear(event, now)
 
     # contexts --------------------------------------------------------------------------------------------------------
 
@@ -165,11 +200,13 @@ class Work:
         if tokens and not (min(tokens) >= 0 and max(tokens) < geometry.vocabulary):
             raise InvalidArgument(f"token ids of {geometry.name} are 0 to {geometry.vocabulary - 1}; got {min(tokens)} to {max(tokens)}")
         pages = -(-(length + max_tokens) // geometry.page_slots) + 1  # one to spare for a copy-on-write
-        if pages > geometry.device_frames:
+        if pages > geometry.device_frames and not geometry.slots:
             raise OutOfPages(
                 f"{length + max_tokens} tokens need {pages} pages and {geometry.name} has {geometry.device_frames}; ask for less"
             )
         if (over := process.over_tokens(len(tokens) + (sampling is not None))) is not None:
+            raise over
+        if sampling is not None and geometry.slots and (over := process.over_cost(geometry.cost(length, 1))) is not None:
             raise over
         process.charge_tokens(len(tokens))
         context.tokens.extend(tokens)
@@ -179,7 +216,7 @@ class Work:
         process.bursts.add(burst.bid)
         process.usage.bursts += 1
         scheduler.submit(burst, now)
-        if process.phase is Phase.STOPPED:
+        if process.phase is Phase.STOPPED and not burst.done:
             scheduler.hold(burst, now)
         return burst.bid
 
@@ -212,32 +249,11 @@ class Work:
         del self.bursts[bid]
         burst.process.bursts.discard(bid)
 
-    def _scheduler_of(self, burst: Burst) -> Scheduler:
-        return self.schedulers[burst.context.device]
+    def _scheduler_of(self, burst: Burst) -> Scheduler | Dispatcher:
+        return self._scheduler(burst.context.device)
 
     def device_statistics(self) -> tuple[DeviceStatistics, ...]:
-        return tuple(
-            DeviceStatistics(
-                device=name,
-                steps=s.steps,
-                failures=s.failures,
-                prefill_tokens=s.prefilled,
-                decode_tokens=s.decoded,
-                guessed_tokens=s.guessed,
-                right_tokens=s.right,
-                hit_tokens=s.hits,
-                preemptions=s.preemptions,
-                resident=len(s.residents),
-                queued=len(s.decodes) + len(s.prefills),
-                device_total=s.memory.device.total,
-                device_free=len(s.memory.device.free),
-                device_cached=len(s.memory.cached),
-                host_total=s.memory.host.total,
-                host_free=len(s.memory.host.free),
-                swapped_out=s.memory.swapped_out,
-                swapped_in=s.memory.swapped_in,
-                copied=s.memory.copied,
-                evicted=s.memory.evicted,
-            )
-            for name, s in self.schedulers.items()
+        return (
+            *(paged_statistics(name, scheduler) for name, scheduler in self.schedulers.items()),
+            *(slot_statistics(name, dispatcher) for name, dispatcher in self.dispatchers.items()),
         )

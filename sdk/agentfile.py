@@ -6,7 +6,7 @@
     input       = "all"                           or "line" (a turn for each line), or "none"
     class       = "batch"                         also: name, model, nice, max_turns, separator
     tools       = ["notes.search"]                tools that it may call, and is told of; rounds: so often a turn
-    [limits]    tokens, pages, wall_seconds, children, tool_calls, tool_seconds
+    [limits]    tokens, pages, wall_seconds, children, tool_calls, tool_seconds, cost
     [sampling]  max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, stop
 
 A file with an error is refused whole: the message names the line and the key, and the nearest key for one that does not

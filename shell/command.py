@@ -24,6 +24,8 @@ TO = (
     "which writes twice as fast and reads a prompt at half the rate; bf16: what a quantized file says, as plain numbers"
 )
 INTERRUPTED = 130
+ADD = "llmos models add big --url https://api.example.com/v1 --model big-2 --slots 8 --key-env BIG_KEY"
+MODELS = f"llmos models --json\n  {ADD}"
 
 EXAMPLES = """\
 examples:
@@ -36,6 +38,7 @@ examples:
   llmos rm tiny
   llmos new agent poet                an agent of your own: a file to edit
   llmos check poet                    what is wrong with it, line by line
+  llmos models add big --url https://api.example.com/v1 --slots 8 --key-env BIG_KEY
   llmos up                            start the system in the background; llmsh and programs share it
   llmos status                        what runs there
   llmos run tool.py:main notes.txt    a Python program, in an OS process of its own there
@@ -69,9 +72,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("name", metavar="NAME", help="as llmos models shows it; NAME:TAG for one of several")
     command.add_argument("--to", choices=QUANTIZED, default="int8", help=TO)
     _home(command)
-    command = add("models", _models, "list the models on this machine", "llmos models --json")
+    command = add("models", _models, "list the models on this machine, or add one that is elsewhere", MODELS)
     command.add_argument("--json", action="store_true", help="for scripts")
     _home(command)
+    _remote_commands(command, raw)
     command = add("rm", _remove, "remove models", "llmos rm tiny")
     command.add_argument("names", nargs="+", metavar="NAME", help="as llmos models shows it; NAME:TAG for one of several")
     _home(command)
@@ -104,6 +108,20 @@ def _author_commands(add: Callable[[str, Callable[[argparse.Namespace], int], st
     command.add_argument("files", nargs="+", metavar="FILE", help="a file, or the name of an agent")
     command.add_argument("--json", action="store_true", help="for scripts")
     _home(command)
+
+
+def _remote_commands(models: argparse.ArgumentParser, raw: type[argparse.HelpFormatter]) -> None:
+    """`llmos models add`."""
+    from pathlib import Path
+
+    from .remote import options
+
+    summary = "add a model behind an OpenAI-compatible endpoint"
+    actions = models.add_subparsers(metavar="ACTION")
+    command = actions.add_parser("add", help=summary, description=f"{summary}.", epilog=f"example:\n  {ADD}", formatter_class=raw)
+    command.set_defaults(run=_add)
+    command.add_argument("--home", default=argparse.SUPPRESS, metavar="DIR", type=Path, help="where models are kept")
+    options(command)
 
 
 def _daemon_commands(add: Callable[[str, Callable[[argparse.Namespace], int], str, str], argparse.ArgumentParser]) -> None:
@@ -252,16 +270,32 @@ def _models(found: argparse.Namespace) -> int:
     return 0
 
 
+def _add(found: argparse.Namespace) -> int:
+    from llmos.services.init.settings import read_settings
+
+    from .remote import add
+
+    remote = add(read_settings(home=found.home).home, found)
+    print(f"{remote.name} is {remote.model} at {remote.url}; llmsh --model {remote.name} uses it")
+    return 0
+
+
 def _remove(found: argparse.Namespace) -> int:
     from llmos.services.init.settings import read_settings
+    from llmos.services.library import Remotes
 
     from .store import library
     from .terminal import complain
 
-    models = library(read_settings(home=found.home).home)
+    home = read_settings(home=found.home).home
+    models, remotes = library(home), Remotes(home)
     status = 0
     for name in found.names:
         try:
+            if remotes.has(name):
+                remotes.remove(name)
+                print(f"{name} is removed")
+                continue
             model = models.remove(name)
         except llmos.Fault as fault:
             complain("llmos: rm", fault)

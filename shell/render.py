@@ -137,6 +137,8 @@ def explanation_table(explanation: Explanation) -> RenderableType:
     counts = f"tokens: {read:,} read, {cached:,} found in the cache, {written:,} written"
     if explanation.guessed_tokens:
         counts += f", {explanation.right_tokens:,} of them guessed before ({explanation.guessed_tokens:,} guesses)"
+    if explanation.cost:
+        counts += f"; spent: {explanation.cost:.6g}"
     parts += ["", f"{counts}; bursts: {explanation.bursts:,}; preemptions: {explanation.preemptions:,}"]
     return Group(*parts)
 
@@ -165,6 +167,8 @@ def models_table(rows: Sequence[dict[str, Any]]) -> Table:
     drawing = table("<NAME", "<TAG", ">SIZE", "<LICENCE", "<STATE", "<SOURCE")
     for row in rows:
         state = next((each for each in ("damaged", "loaded", "default") if row[each]), "")
-        shown = plain(state, "red" if row["damaged"] else "green")
-        drawing.add_row(plain(row["name"]), plain(row["tag"]), size(row["size"]), plain(row["licence"]), shown, plain(row["source"]))
+        remote = row["kind"] == "remote"
+        shown = plain(" ".join(filter(None, ("remote" if remote else "", state))), "red" if row["damaged"] else "green")
+        bytes_ = "" if remote else size(row["size"])
+        drawing.add_row(plain(row["name"]), plain(row["tag"]), bytes_, plain(row["licence"]), shown, plain(row["source"]))
     return drawing

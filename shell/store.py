@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmos import Fault, NotFound
-from llmos.services.library import Library
+from llmos.services.library import Library, Remotes
 
+from .remote import remote_models
 from .terminal import VISIBLE, complain
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def stored_models(home: Path, default: str, loaded: set[str]) -> list[dict[str, 
             return None
 
     first, running = meant(default), [meant(name) for name in loaded]
-    return [
+    local = [
         {
             "name": model.name,
             "tag": model.tag,
@@ -58,9 +59,11 @@ def stored_models(home: Path, default: str, loaded: set[str]) -> list[dict[str, 
             "default": model == first,
             "damaged": model.damage is not None,
             "loaded": model in running,
+            "kind": "local",
         }
         for model in here
     ]
+    return local + remote_models(home, default, loaded)
 
 
 def provide(settings: Settings) -> None:
@@ -69,6 +72,8 @@ def provide(settings: Settings) -> None:
     Raises NotFound for another, and what a pull raises.
     """
     if settings.device == "dummy":
+        return
+    if Remotes(settings.home).has(settings.model):
         return
     models = library(settings.home)
     try:

@@ -41,6 +41,7 @@ class LimitsArguments(Arguments):
     children: Count | None = None
     tool_calls: Count | None = None
     tool_seconds: Annotated[float, Field(ge=0, le=1e9)] | None = None
+    cost: Annotated[float, Field(ge=0, le=1e9)] | None = None
 
     def to_limits(self) -> Limits:
         return Limits(**{name: getattr(self, name) for name in LIMITS})

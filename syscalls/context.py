@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from llmos.kernel.burst import Burst
 from llmos.kernel.context import Context
-from llmos.kernel.errno import Cancelled, Fault, InvalidArgument, TooLong, TryAgain
+from llmos.kernel.errno import Cancelled, Fault, InvalidArgument, NotSupported, TooLong, TryAgain
 
 from . import abi
 from .call import Call
@@ -84,7 +84,9 @@ def context_info(core: Core, call: Call, args: abi.OfContext) -> abi.ContextInfo
 
 def context_tokens(core: Core, call: Call, args: abi.Tokens) -> abi.TokenList:
     """Read token ids out of a context."""
-    tokens = core.kernel.context(call.pid, args.context).tokens
+    context = core.kernel.context(call.pid, args.context)
+    demand_tokens(core, context.device)
+    tokens = context.tokens
     return abi.TokenList(tokens[args.start : args.start + args.count])
 
 
@@ -112,6 +114,12 @@ async def append(core: Core, call: Call, args: abi.Append) -> abi.ContextInfo:
     finally:
         transcript.busy = False
     return describe(core, pid, cid)
+
+
+def demand_tokens(core: Core, model: str) -> None:
+    """Raises NotSupported if the ids of the model are not to be had."""
+    if core.text(model).private:
+        raise NotSupported(f"{model} runs elsewhere: its token ids are not known here; give messages, and take text")
 
 
 # --- what generate shares -----------------------------------------------------------------------------------------
@@ -161,6 +169,7 @@ async def prepare(core: Core, context: Context, transcript: Transcript, args: ab
     """
     text, length = core.text(context.device), len(context.tokens)
     if args.tokens is not None:
+        demand_tokens(core, context.device)
         vocabulary = context.memory.geometry.vocabulary
         if args.tokens and max(args.tokens) >= vocabulary:
             raise InvalidArgument(f"token {max(args.tokens)} is out of bounds: {context.device} has ids below {vocabulary}")

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 
 from llmos.kernel.burst import Burst
 from llmos.kernel.device import Geometry, Logprobs, Sampling
-from llmos.kernel.errno import Cancelled, InvalidArgument, TooLong, TryAgain
+from llmos.kernel.errno import Cancelled, InvalidArgument, NotSupported, TooLong, TryAgain
 
 from . import abi, param
 from .call import Call
 from .channel import offload, sleep
-from .context import Addition, loaded, prepare, raise_failure, settle
+from .context import Addition, demand_tokens, loaded, prepare, raise_failure, settle
 from .core import Core
 from .stops import Stops
 from .text import Decoder
@@ -34,6 +34,8 @@ class _Stream:
     stops: Stops
     silent: frozenset[int]
     """Stop ids: they end the reply and are no part of it."""
+    private: bool
+    """The ids are for nobody else."""
     seen: int = 0
     tokens: list[int] = field(default_factory=list)
     logprobs: list[Logprobs] = field(default_factory=list)
@@ -65,7 +67,11 @@ class _Stream:
 
     def _push(self, words: str, first: int) -> None:
         self.text.append(words)
-        self.call.push(abi.Piece(words, tuple(self.tokens[first:]), tuple(self.logprobs[first:])))
+        self.call.push(abi.Piece(words, self.given(first), tuple(self.logprobs[first:])))
+
+    def given(self, first: int = 0) -> tuple[int, ...]:
+        """The ids from `first` on, as the caller gets to see them."""
+        return () if self.private else tuple(self.tokens[first:])
 
 
 async def generate(core: Core, call: Call, args: abi.Generate) -> abi.Reply:
@@ -93,6 +99,8 @@ async def _run(core: Core, call: Call, args: abi.Generate, transcript: Transcrip
     start = begin + len(addition.tokens)
     if not start:
         raise InvalidArgument(f"context {args.context} is empty: append something to it, or give the prompt with the call")
+    if text.private:
+        _demand_plain(args, addition, context.device)
     stop_ids = frozenset[int]() if args.ignore_stop else text.stop_ids | frozenset(args.stop_ids)
     sampling = Sampling(
         temperature=args.temperature,
@@ -107,7 +115,7 @@ async def _run(core: Core, call: Call, args: abi.Generate, transcript: Transcrip
     bid = kernel.generate(core.clock(), pid, args.context, sampling=sampling, max_tokens=most, tokens=addition.tokens, stop_ids=stop_ids)
     burst = kernel.burst(pid, bid)
     turn = _record(transcript, addition, begin, start)
-    stream = _Stream(call, burst, text.decoder(), Stops(() if args.ignore_stop else args.stop), stop_ids)
+    stream = _Stream(call, burst, text.decoder(), Stops(() if args.ignore_stop else args.stop), stop_ids, text.private)
     try:
         while True:
             stream.advance()
@@ -125,19 +133,21 @@ async def _run(core: Core, call: Call, args: abi.Generate, transcript: Transcrip
     raise_failure(burst)
     stream.flush()
     usage = abi.GenerationUsage(
-        prompt_tokens=start,
+        prompt_tokens=start if burst.counted is None else burst.counted.prompt,
         added_tokens=start - begin,
-        tokens=len(burst.output),
+        tokens=len(burst.output) if burst.counted is None else burst.counted.output,
         seconds=(burst.ended or core.clock()) - burst.started,
         first_token_seconds=(burst.first_token or core.clock()) - burst.started,
     )
     reason = "stop" if stream.stops.matched is not None else burst.reason
-    return abi.Reply("".join(stream.text), tuple(stream.tokens), reason, tuple(stream.logprobs), usage, length)
+    return abi.Reply("".join(stream.text), stream.given(), reason, tuple(stream.logprobs), usage, length)
 
 
 def _room(max_tokens: int | None, start: int, geometry: Geometry) -> int:
     """How many tokens to generate at most: all that fit the window and the device if nobody says. Raises TooLong."""
     left = geometry.window - start
+    if max_tokens is None and geometry.slots:
+        return max(1, left)
     if max_tokens is None:  # the kernel wants one page to spare
         return max(1, min(left, (geometry.device_frames - 1) * geometry.page_slots - start))
     if max_tokens > left:
@@ -146,6 +156,23 @@ def _room(max_tokens: int | None, start: int, geometry: Geometry) -> int:
             f"{geometry.window} tokens: ask for at most {left}, or shorten the prompt"
         )
     return max_tokens
+
+
+def _demand_plain(args: abi.Generate, addition: Addition, model: str) -> None:
+    """Raises NotSupported for what cannot be asked of an endpoint elsewhere."""
+    if addition.resumes:
+        raise NotSupported(f"{model} runs elsewhere and cannot go on with a reply that has ended: add a message, or truncate the context")
+    given = {
+        "top_k": args.top_k != 0,
+        "min_p": args.min_p != 0,
+        "repetition_penalty": args.repetition_penalty != 1,
+        "stop_ids": bool(args.stop_ids),
+        "ignore_stop": args.ignore_stop,
+        "logprobs": args.logprobs != 0,
+    }
+    if any(given.values()):
+        names = ", ".join(name for name, is_given in given.items() if is_given)
+        raise NotSupported(f"{model} runs elsewhere and does not take {names}: leave that out, or use a model on this machine")
 
 
 def _record(transcript: Transcript, addition: Addition, begin: int, start: int) -> Turn | None:
@@ -178,7 +205,9 @@ async def tokenize(core: Core, call: Call, args: abi.Tokenize) -> abi.TokenList:
 
 async def detokenize(core: Core, call: Call, args: abi.Detokenize) -> abi.TextResult:
     """Turn token ids of a model into text."""
-    text, tokens = core.text(await loaded(core, args.model)), args.tokens
+    model, tokens = await loaded(core, args.model), args.tokens
+    demand_tokens(core, model)
+    text = core.text(model)
     if len(tokens) <= param.INLINE_TEXT:
         return abi.TextResult(text.decode(tokens))
     return abi.TextResult(await offload(lambda: text.decode(tokens)))

@@ -190,6 +190,8 @@ class ModelInfo:
     """Bytes on disk; 0 if it has no files."""
     window: int | None
     """None until it is loaded."""
+    kind: str = "local"
+    """local, or remote: an endpoint elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)

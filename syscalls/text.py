@@ -29,6 +29,11 @@ class Text(Protocol):
         """Ids that end a turn or a text."""
         ...
 
+    @property
+    def private(self) -> bool:
+        """True if its ids mean nothing outside of llmos, and are no model's: then nobody is given any, and none are taken."""
+        ...
+
     def encode(self, text: str) -> list[int]:
         """Plain text: strings that look like special tokens stay text."""
         ...

@@ -79,11 +79,13 @@ async def boot(
 
 def catalogue_of(settings: Settings, asked: str | None) -> Catalogue:
     """The models of the device that is set. One that was asked for by name must be there."""
-    if settings.device == "dummy":
-        return DummyCatalogue(settings.model)
-    from .store import StoreCatalogue  # the library and its dependencies take their time to import
+    from .remotes import RemoteCatalogue  # the library and its dependencies take their time to import
 
-    catalogue = StoreCatalogue(settings)
+    if settings.device == "dummy":
+        return RemoteCatalogue(settings.home, settings.model, DummyCatalogue(settings.model))
+    from .store import StoreCatalogue
+
+    catalogue = RemoteCatalogue(settings.home, settings.model, StoreCatalogue(settings))
     if asked is not None:
         catalogue.resolve(asked)
     return catalogue

@@ -26,3 +26,6 @@ class DummyCatalogue:
 
     def sizes(self) -> dict[str, int]:
         return {self._default: 0}
+
+    def kind(self, name: str) -> str:
+        return "local"

@@ -10,24 +10,26 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 from llmos.drivers.worker import Worker
 from llmos.kernel.device import Device
 from llmos.kernel.errno import DeviceFailed, Fault, ShutDown
 from llmos.kernel.kernel import Kernel
+from llmos.kernel.slot import SlotDevice
 from llmos.syscalls.results import ModelInfo
 from llmos.syscalls.text import Text
 
+from .line import Line
 from .machine import Machine
-from .thread import KernelThread
+from .thread import Advancing, KernelThread
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
     """What a worker makes: a device and its text."""
 
-    device: Device
+    device: Device | SlotDevice
     text: Text
 
 
@@ -44,6 +46,10 @@ class Catalogue(Protocol):
 
     def sizes(self) -> dict[str, int]:
         """Every model there is -> bytes on disk."""
+        ...
+
+    def kind(self, name: str) -> str:
+        """local, or remote: what is asked of it leaves this machine."""
         ...
 
 
@@ -91,18 +97,23 @@ class LoadedModels:
         else:
             self._kernel.attach(made.device.geometry)
             self.texts[name] = made.text
-            self._thread.machines[name] = Machine(self._kernel, name, load.worker, self._clock)
+            self._thread.machines[name] = self._loop_of(name, made.device, load.worker)
         if self._thread.trap is not None:
             self._thread.trap.wake(("model", name))
+
+    def _loop_of(self, name: str, device: Device | SlotDevice, worker: Worker[LoadedModel]) -> Advancing:
+        if device.geometry.slots:  # it has a thread of its own: the worker's waits to close it
+            return Line(self._kernel, name, cast(SlotDevice, device), self._clock, self._thread.post)
+        return Machine(self._kernel, name, worker, self._clock)
 
     def sizes(self) -> dict[str, int]:
         return self._catalogue.sizes()
 
     def inventory(self, sizes: Mapping[str, int]) -> list[ModelInfo]:
         default = self._default()
-        windows = {name: scheduler.geometry.window for name, scheduler in self._kernel.schedulers.items()}
+        windows = {name: geometry.window for name, geometry in self._kernel.geometries().items()}
         return [
-            ModelInfo(name, name in self.texts, name == default, sizes.get(name, 0), windows.get(name))
+            ModelInfo(name, name in self.texts, name == default, sizes.get(name, 0), windows.get(name), self._catalogue.kind(name))
             for name in sorted({*sizes, *self.texts})
         ]
 

@@ -78,6 +78,9 @@ class StoreCatalogue:
                 device.close()
                 raise
 
+    def kind(self, name: str) -> str:
+        return "local"
+
     def sizes(self) -> dict[str, int]:
         found: dict[str, int] = {}
         for manifest in self._library.models():

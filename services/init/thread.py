@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import anyio
 
@@ -23,8 +23,6 @@ from llmos.kernel.errno import Fault, Panic, ShutDown
 from llmos.syscalls.abi import Request
 from llmos.syscalls.core import Core
 from llmos.syscalls.trap import Trap
-
-from .machine import Machine
 
 log = logging.getLogger("llmos.init")
 
@@ -34,11 +32,19 @@ _HANDS = 2
 """Threads for slow work of handlers."""
 
 
+class Advancing(Protocol):
+    """The loop of a device: a machine or a line."""
+
+    def advance(self) -> None:
+        """Tell the device what there is to do now."""
+        ...
+
+
 class KernelThread:
     """Owns the thread, the loop in it, the inbox, and the machines. Invariant: a ring follows every post."""
 
     def __init__(self, name: str = "llmos-kernel") -> None:
-        self.machines: dict[str, Machine] = {}
+        self.machines: dict[str, Advancing] = {}
         self.trap: Trap | None = None
         self.failure: BaseException | None = None
         self._flushes: list[Callable[[], None]] = []

@@ -31,6 +31,7 @@ from .catalogue import CATALOGUE, DEFAULT, WheelModel
 from .hub import hub_source
 from .local import LocalSource
 from .manifest import QUANTIZED, File, Manifest, checked_name, is_name, read_manifest
+from .remote import Remotes
 from .source import Inspect, Source, Workplace
 from .transfer import CHUNK, Progress, no_space
 from .wheel import WheelSource
@@ -129,6 +130,8 @@ class Library:
         report = progress or (lambda what, done, total: None)
         source = self._source(reference)
         name, tag = checked_name(source.name if name is None else name), checked_name(source.tag, "tag")
+        if Remotes(self.root.parent).has(name):
+            raise AlreadyExists(f"{name} is a remote model; `llmos rm {name}`, or pull this one under another name with --name")
         place = self.root / name / tag
         done = self._present(place, source)
         if done is not None:

@@ -18,7 +18,7 @@ MOST_CHARACTERS = 4 << 20
 """Longest question; the system takes no longer text in one piece."""
 CLASSES = ("interactive", "normal", "batch", "idle")
 LONG = {"-n": "--nice", "-c": "--class", "-m": "--model"}
-VALUES = ("--name", "--nice", "--class", "--model", "--tokens", "--pages", "--seconds", "--children", *LONG)
+VALUES = ("--name", "--nice", "--class", "--model", "--tokens", "--pages", "--seconds", "--children", "--cost", *LONG)
 
 
 async def spawn(call: Call) -> int:
@@ -48,12 +48,13 @@ async def run_agent(call: Call, agent: str, text: str, given: dict[str, str]) ->
         raise Usage(f"there is no class '{cls}': the classes are {', '.join(CLASSES)}")
     nice = nice_value(given["--nice"]) if "--nice" in given else None
     limits = None
-    if given.keys() & {"--tokens", "--pages", "--seconds", "--children"}:
+    if given.keys() & {"--tokens", "--pages", "--seconds", "--children", "--cost"}:
         limits = llmos.Limits(
             tokens=_count(given, "--tokens"),
             pages=_count(given, "--pages"),
-            wall_seconds=_seconds(given),
+            wall_seconds=_amount(given, "--seconds", "number of seconds"),
             children=_count(given, "--children"),
+            cost=_amount(given, "--cost", "sum of money"),
         )
     system = await call.system()
     await call.shell.model_loaded(call.job)
@@ -111,17 +112,17 @@ def _count(given: dict[str, str], name: str) -> int | None:
     return number(given[name], f"number for {name}") if name in given else None
 
 
-def _seconds(given: dict[str, str]) -> float | None:
-    text = given.get("--seconds")
+def _amount(given: dict[str, str], name: str, what: str) -> float | None:
+    text = given.get(name)
     if text is None:
         return None
     try:
-        seconds = float(text) if len(text) <= MOST_DIGITS else -1.0
+        amount = float(text) if len(text) <= MOST_DIGITS else -1.0
     except ValueError:
-        seconds = -1.0
-    if not 0 < seconds < float("inf"):
-        raise Usage(f"'{text}' is no number of seconds")
-    return seconds
+        amount = -1.0
+    if not 0 < amount < float("inf"):
+        raise Usage(f"'{text}' is no {what}")
+    return amount
 
 
 BUILTINS = (
@@ -143,6 +144,7 @@ summarise writes a summary. The default model is very small: check what it summa
   -c, --class CLASS    interactive, normal, batch or idle
   -m, --model NAME     a model that `models` shows
   --tokens N --pages N --seconds N --children N    limits: passing one ends the process
+  --cost X             a limit too: money for remote models, counted at the prices they were added with
   --name NAME          what ps calls it""",
         uses_model=True,
     ),

