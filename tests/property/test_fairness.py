@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from machine import Machine
+from slots import Rig
 
 from llmos.kernel.param import NICE_STEP
 from llmos.kernel.process import Class
@@ -127,3 +128,53 @@ def test_a_better_class_interrupts_a_turn():
     machine.run(1)
     assert urgent.done
     assert [row.tokens[0] for row in machine.steps[1].rows] == [20_000]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    slots=st.integers(1, 4),
+    shapes=st.lists(st.tuples(st.integers(1, 60), st.integers(1, 40), st.integers(-3, 3)), min_size=3, max_size=6),
+    data=st.data(),
+)
+def test_the_service_gap_at_slots_is_bounded(slots, shapes, data):
+    """Each agent keeps more requests of its own size waiting than there are slots: nobody gets ahead by more than fills them."""
+    rig = Rig(slots=slots)
+    agents = {rig.spawn(nice=nice): (prompt, reply) for prompt, reply, nice in shapes}
+    for pid, (prompt, _) in list(agents.items()) * (slots + 1):
+        rig.ask(pid, prompt=prompt)
+    rig.advance()
+    most = max(prompt + 2 * reply for prompt, reply, _ in shapes)
+    bound = (slots * most + 64) * max(NICE_STEP**nice for *_, nice in shapes)
+    for _ in range(150):
+        bid = data.draw(st.sampled_from(sorted(rig.far.under_way)))
+        burst = rig.kernel.bursts[bid]
+        pid, cid = burst.process.pid, burst.context.cid
+        prompt, reply = agents[pid]
+        rig.speak(burst, reply)
+        rig.settle(burst)
+        rig.kernel.release(rig.now, pid, bid)
+        rig.kernel.close(rig.now, pid, cid)
+        rig.ask(pid, prompt=prompt)
+        rig.advance()
+        service = [rig.kernel.table.get(pid).service for pid in agents]
+        assert max(service) - min(service) <= bound
+
+
+def test_who_asks_much_does_not_keep_the_slots_from_who_asks_little():
+    """A hundred requests of one agent are there first; each of another's still gets one of the next slots."""
+    rig = Rig(slots=2)
+    greedy, modest = rig.spawn(), rig.spawn()
+    for _ in range(100):
+        rig.ask(greedy, prompt=20)
+    waited = []
+    for turn in range(40):
+        if turn % 4 == 0:
+            mine, since = rig.ask(modest, prompt=20), turn
+        for order in rig.advance():
+            if order.burst == mine.bid:
+                waited.append(turn - since)
+        burst = rig.kernel.bursts[min(rig.far.under_way)]
+        rig.speak(burst, 10)
+        rig.settle(burst)
+    assert len(waited) == 10
+    assert max(waited) <= 2

@@ -11,6 +11,7 @@ from typing import ClassVar
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, precondition, rule
+from slots import Far, geometry
 
 from llmos.drivers.dummy import DummyDevice
 from llmos.kernel.burst import Burst, State
@@ -20,7 +21,6 @@ from llmos.kernel.kernel import Kernel
 from llmos.kernel.param import Params
 from llmos.kernel.process import Class, Limits
 from llmos.kernel.signal import Signal
-from slots import Far, geometry
 
 POISON = 99
 SIGNALS = [Signal.STOP, Signal.CONT, Signal.INT, Signal.KILL, Signal.TERM]

@@ -51,7 +51,8 @@ class Far:
         for order in orders:
             process = self.kernel.bursts[order.burst].process
             assert process.phase.value == "alive", "no slot for a process that is stopped or dead"
-            assert order.tokens and order.max_tokens >= 1
+            assert order.tokens
+            assert order.max_tokens >= 1
             assert len(order.tokens) + order.max_tokens <= self.geometry.window
             assert order.burst not in self.said, "a burst gets one slot, once"
             self.under_way[order.burst], self.said[order.burst] = order, 0
