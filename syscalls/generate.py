@@ -165,7 +165,6 @@ def _demand_plain(args: abi.Generate, addition: Addition, model: str) -> None:
     given = {
         "top_k": args.top_k != 0,
         "min_p": args.min_p != 0,
-        "repetition_penalty": args.repetition_penalty != 1,
         "stop_ids": bool(args.stop_ids),
         "ignore_stop": args.ignore_stop,
         "logprobs": args.logprobs != 0,

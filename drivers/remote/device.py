@@ -50,6 +50,7 @@ class RemoteDevice:
         self._over = asyncio.Event()
         self._ready = threading.Event()
         self._failure: BaseException | None = None
+        self._warned = False
         self._thread = threading.Thread(target=self._run, name=f"llmos-remote-{geometry.name}", daemon=True)
         self._thread.start()
         self._ready.wait()
@@ -111,6 +112,9 @@ class RemoteDevice:
         self._flush()
 
     def _begin(self, order: Order) -> None:
+        if order.sampling.repetition_penalty != 1 and not self._warned:  # agents ask for it for the sake of small models
+            self._warned = True
+            log.warning("%s: repetition_penalty is not sent, since OpenAI's interface has none", self.geometry.name)
         conversation = Conversation(
             self._client,
             order,

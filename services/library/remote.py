@@ -28,7 +28,7 @@ from .transfer import read_small
 MAX_URL = 2_048
 MAX_SLOTS = 4_096
 MAX_WINDOW = 1 << 24
-MAX_PRICE = 1e6
+MAX_PRICE = 1e9
 """Money for a million tokens."""
 MAX_KEY = 8_192
 MAX_MODEL = 256

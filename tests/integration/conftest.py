@@ -14,7 +14,7 @@ import anyio
 import pytest
 
 import llmos
-from llmos.services.init.catalogue import DummyCatalogue
+from llmos.services.init.boot import catalogue_of
 from llmos.services.init.daemon import listening, locked
 from llmos.services.init.settings import read_settings
 
@@ -29,9 +29,8 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-TWICE = {f"test_sdk_{name}" for name in ("agents", "arguments", "ends", "files", "generation", "processes", "streams", "tools")} | {
-    "test_mcp_servers"
-}
+SDK = ("agents", "arguments", "ends", "files", "generation", "processes", "remote", "streams", "tools")
+TWICE = {f"test_sdk_{name}" for name in SDK} | {"test_mcp_servers"}
 """Modules whose tests run on a booted system, and again as a client of a daemon."""
 
 
@@ -54,7 +53,7 @@ async def connected(model: str | None = None, *, home: Path, preload: bool = Tru
     """What boot gives, over a real socket."""
     settings = read_settings(model=model, home=home, device="dummy", runners=0, **given)
     with locked(home) as path:
-        async with listening(settings, DummyCatalogue(settings.model), path, preload=preload), llmos.connect(home=home) as system:
+        async with listening(settings, catalogue_of(settings, None), path, preload=preload), llmos.connect(home=home) as system:
             yield system
 
 

@@ -72,10 +72,8 @@ class Endpoint:
     delay: float = 0.0
     """Seconds before the first."""
     tokens: int = 8
-    """Of a reply to a request that does not say."""
+    """Of a reply, if it may have as many."""
     usage: bool = True
-    stop_at: int | None = None
-    """Tokens after which it stops by itself."""
     held: int | None = None
     """Every reply waits before this token until `release`."""
     seen: list[Exchange] = field(default_factory=list)
@@ -187,7 +185,7 @@ class Endpoint:
 
     async def reply(self, exchange: Exchange) -> None:
         """What a good endpoint does: `w0 w1 w2 ...`."""
-        count = min(exchange.body.get("max_tokens", self.tokens), self.stop_at or sys.maxsize)
+        count = min(exchange.body.get("max_tokens", self.tokens), self.tokens)
         await exchange.begin()
         began = self._loop.time() + self.delay
         for i in range(count):
@@ -261,8 +259,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rate", type=float, default=30.0)
     parser.add_argument("--delay", type=float, default=0.0)
+    parser.add_argument("--tokens", type=int, default=8)
     found = parser.parse_args()
-    with Endpoint(rate=found.rate, delay=found.delay) as endpoint:
+    with Endpoint(rate=found.rate, delay=found.delay, tokens=found.tokens) as endpoint:
         print(endpoint.port, flush=True)
         sys.stdin.read()
 
