@@ -25,6 +25,8 @@ from .events import Events
 from .text import messages_of, tokens_of
 
 DONE = b"[DONE]"
+SLACK = 0.9
+"""A silence is noticed after this part of what is allowed, at least."""
 MAX_REFUSAL = 65_536
 """Bytes of a refusal that are read."""
 
@@ -152,10 +154,11 @@ class Conversation:
             idle = 0 if tokens else idle + len(chunk)
             if idle > patience.idle_bytes:
                 raise DeviceFailed(f"the endpoint sent {idle} bytes without a word of the reply; what came is kept")
+            now, due = clock(), deadline.when() or end
             if self._ended is not None:
-                deadline.reschedule(min(deadline.when() or end, clock() + patience.tail))
-            elif alive:
-                deadline.reschedule(min(clock() + patience.silence, end))
+                deadline.reschedule(min(due, now + patience.tail))
+            elif alive and not now + SLACK * patience.silence < due <= now + patience.silence:  # to move it costs more than a token
+                deadline.reschedule(min(now + patience.silence, end))
         if self._ended is None:
             raise DeviceFailed("the endpoint ended the stream in the middle of the reply; what came is kept")
         return self._ended

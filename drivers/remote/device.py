@@ -25,6 +25,9 @@ from .conversation import Conversation, Patience
 
 log = logging.getLogger("llmos.remote")
 
+KEEP_SECONDS = 30.0
+"""How long a connection is kept that nobody uses."""
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -51,6 +54,8 @@ class RemoteDevice:
         self._ready = threading.Event()
         self._failure: BaseException | None = None
         self._warned = False
+        self._idle: list[httpx.AsyncClient] = []
+        """Clients without a request; as many in all as there ever were requests at once."""
         self._thread = threading.Thread(target=self._run, name=f"llmos-remote-{geometry.name}", daemon=True)
         self._thread.start()
         self._ready.wait()
@@ -90,33 +95,42 @@ class RemoteDevice:
             self._ready.set()
 
     async def _serve(self) -> None:
-        slots, patience = self.geometry.slots, self._patience
+        self._certificates = httpx.create_ssl_context(trust_env=False)
+        self._ready.set()
+        await self._over.wait()
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._flush()
+        for client in self._idle:
+            await client.aclose()
+
+    def _client(self) -> httpx.AsyncClient:
+        """A client with a connection of its own: in one pool each request would look at every connection that every other has."""
+        if self._idle:
+            return self._idle.pop()
+        patience = self._patience
         headers = {"accept": "text/event-stream", "accept-encoding": "identity", "content-type": "application/json", "user-agent": "llmos"}
         if self._target.key:
             headers["authorization"] = f"Bearer {self._target.key}"
-        self._client = httpx.AsyncClient(
+        return httpx.AsyncClient(
             base_url=self._target.url,
             headers=headers,
             timeout=httpx.Timeout(None, connect=patience.connect, write=patience.silence),  # for what is read: the conversation's own
-            limits=httpx.Limits(max_connections=slots, max_keepalive_connections=slots),
+            limits=httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEEP_SECONDS),
+            verify=self._certificates,
             follow_redirects=False,
             trust_env=False,
         )
-        async with self._client:
-            self._ready.set()
-            await self._over.wait()
-            tasks = list(self._tasks.values())
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        self._flush()
 
     def _begin(self, order: Order) -> None:
         if order.sampling.repetition_penalty != 1 and not self._warned:  # agents ask for it for the sake of small models
             self._warned = True
             log.warning("%s: repetition_penalty is not sent, since OpenAI's interface has none", self.geometry.name)
+        client = self._client()
         conversation = Conversation(
-            self._client,
+            client,
             order,
             model=self._target.model,
             window=self.geometry.window,
@@ -126,6 +140,7 @@ class RemoteDevice:
         )
         task = self._tasks[order.burst] = self._loop.create_task(conversation.run())
         task.add_done_callback(lambda task: self._settled(order, conversation, task))
+        task.add_done_callback(lambda task: self._idle.append(client))
 
     def _cancel(self, burst: int) -> None:
         task = self._tasks.get(burst)
