@@ -190,10 +190,12 @@ def _read_key(path: str, name: str) -> str:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise NotFound(f"the key of {name} is to be in {path}, which cannot be read: {error.strerror}") from None
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         about = os.fstat(descriptor)
         if not stat.S_ISREG(about.st_mode):
             raise NotPermitted(f"{path} is no file: put the key of {name} into one")
         if about.st_mode & 0o077 or about.st_uid not in (os.getuid(), 0):
             raise NotPermitted(f"others may read or change {path}, or it is another's: `chmod 600` it, and see that it is yours")
-        return file.read(MAX_KEY + 3).decode(errors="replace")
+        return os.read(descriptor, MAX_KEY + 3).decode(errors="replace")
+    finally:
+        os.close(descriptor)
