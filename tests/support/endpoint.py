@@ -151,7 +151,7 @@ class Endpoint:
             gone = asyncio.ensure_future(self._gone(reader))
             try:
                 await asyncio.wait((serving, gone), return_when=asyncio.FIRST_COMPLETED)
-                if not serving.done():
+                if not serving.done() or isinstance(serving.exception(), ConnectionError):  # it may be a write that finds out
                     with self.changed:
                         self.hung_up += 1
                     raise ConnectionError
