@@ -58,6 +58,7 @@ class Endpoint:
         self._left = left
         """Told when the session of a runner ends: its process, and why."""
         self.sessions: dict[bytes, Session] = {}
+        self.own = {INIT}  # processes of the system's own
         self._owners: dict[int, Session] = {}
         """Live pid -> who makes calls as it."""
         self._sponsors: dict[int, Session] = {}
@@ -268,8 +269,8 @@ class Endpoint:
 
     @property
     def deserted(self) -> bool:
-        """No client, and no process but init."""
-        return not self.sessions and len(self._kernel.table.all) == 1
+        """No client, and no process but the system's own."""
+        return not self.sessions and not self._kernel.table.all.keys() - self.own
 
     def lend(self, pid: int, *, detached: bool) -> bytes:
         """A process is to be a runner's, who claims it with this secret. Unless detached it still ends with the session it is from."""

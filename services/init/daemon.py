@@ -136,7 +136,9 @@ async def listening(
                 thread.post(Desertion(thread, endpoint, settings.idle_minutes * 60, deserted).look)
             if preload:
                 thread.post(lambda: begin_load(made.models))
-            async with serving(thread, made.kernel, file):
+            async with serving(thread, made.kernel, file) as tools:
+                if tools is not None:
+                    endpoint.own.add(tools)
                 yield endpoint
         finally:
             with anyio.CancelScope(shield=True):

@@ -31,10 +31,10 @@ INIT = 1
 
 
 @asynccontextmanager
-async def serving(thread: KernelThread, kernel: Kernel, file: ToolsFile) -> AsyncIterator[None]:
-    """Offer what a tools.toml names as long as the block runs. The trap must be there."""
+async def serving(thread: KernelThread, kernel: Kernel, file: ToolsFile) -> AsyncIterator[int | None]:
+    """Offer what a tools.toml names as long as the block runs. Gives the pid of the process that does. The trap must be there."""
     if not file:
-        yield
+        yield None
         return
     port = Port(thread, asyncio.get_running_loop())
     capabilities = frozenset({"tools:public"})
@@ -45,7 +45,7 @@ async def serving(thread: KernelThread, kernel: Kernel, file: ToolsFile) -> Asyn
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_serve, System(port, pid, Programs(port, tasks), (), None), file)
             try:
-                yield
+                yield pid
             except BaseException as raised:  # noqa: BLE001 - raised again below, outside the task group, as it is
                 failure = raised
             tasks.cancel_scope.cancel()

@@ -20,6 +20,9 @@ import pytest
 
 import llmos
 from llmos.sdk.tool import Asked
+from llmos.services.init.catalogue import DummyCatalogue
+from llmos.services.init.daemon import listening, locked
+from llmos.services.init.settings import read_settings
 from llmos.services.tools import server as servers
 from llmos.services.tools.config import Server
 from llmos.services.tools.server import Gone, connected
@@ -294,3 +297,16 @@ async def test_the_process_of_tools_is_like_any_other(boot: Boot, tmp_path: Path
             (view,) = [view for view in await system.ps() if view.name == "tools"]
             await system.kill(view.pid, "KILL")
             await until(system, "hello", there=False)
+
+
+async def test_a_daemon_with_tools_is_deserted_all_the_same(tmp_path: Path) -> None:
+    write(tmp_path, '[command.hello]\nargv = ["echo", "x"]\nsandbox = false\n')
+    settings = read_settings(home=tmp_path, device="dummy")
+    with locked(tmp_path) as path, anyio.fail_after(LONG):
+        async with listening(settings, DummyCatalogue(settings.model), path, preload=False) as endpoint:
+            assert endpoint.deserted
+            async with llmos.connect(home=tmp_path) as system:
+                await until(system, "hello")
+                assert not endpoint.deserted
+            while not endpoint.deserted:
+                await asyncio.sleep(0.01)
