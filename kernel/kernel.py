@@ -4,7 +4,8 @@ A call either takes effect at once or raises a Fault and changes nothing. What o
 effects, drained by the caller: channels to wake, processes that died, signals to deliver. Nothing here waits: a caller
 that would block gets TryAgain or None, sleeps on the channel named by the call, and asks again when it is woken.
 
-Channels: ("burst", bid) ("exit", pid) ("child", parent pid) ("pipe", number) ("signal", pid).
+Channels: ("burst", bid) ("exit", pid) ("child", parent pid) ("pipe", number) ("mail", pid) ("room", pid) ("signal", pid), and
+whatever a timer was set for.
 Invariants: see `check_integrity`. Imports nothing outside the standard library; knows no clock, thread, tensor or text.
 """
 
@@ -15,17 +16,18 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from .account import Activity
-from .alarm import Alarms
-from .capability import attenuate, covers
+from .capability import Verdict, attenuate, covers, judge
 from .context import Context
 from .errno import NotPermitted, Panic, QuotaExceeded
 from .integrity import check_dispatcher, check_pipes, check_processes, check_scheduler
+from .mailbox import Post
 from .param import Params
 from .pipe import Plumbing
 from .policy import policy_of
 from .process import LIMITS, Class, Limits, Phase, Process
 from .signal import Signal
 from .table import INIT, ProcessTable
+from .timer import Timers
 from .view import ExitRecord, Explanation, ProcessView, Statistics, explain_process, view_process
 from .work import Work
 
@@ -57,18 +59,18 @@ class Deliver:
 Effect: TypeAlias = Wake | Died | Deliver
 
 
-class Kernel(Work, Plumbing):
-    """Processes, signals and time here; contexts and bursts in work.py; pipes in pipe.py."""
+class Kernel(Work, Plumbing, Post, Timers):
+    """Processes, signals and time here; contexts and bursts in work.py; pipes in pipe.py, mail in mailbox.py, timers in timer.py."""
 
     def __init__(self, params: Params | None = None, policy: str = "fair", clock_start: float = 0.0) -> None:
         params = params or Params()
         table = ProcessTable(params, clock_start)
         Work.__init__(self, table, params, policy_of(policy), self._wake)
         Plumbing.__init__(self, table, params, self._wake)
+        Post.__init__(self, table, params, self._wake)
+        Timers.__init__(self, self._wake)
         self._effects: list[Effect] = []
         self._deadlines: list[tuple[float, int]] = []
-        self.alarms = Alarms()
-        """Channels that `tick` wakes."""
 
     def drain(self) -> list[Effect]:
         """What happened since the last drain."""
@@ -89,9 +91,22 @@ class Kernel(Work, Plumbing):
     # processes -------------------------------------------------------------------------------------------------------
 
     def demand(self, pid: int, capability: str) -> None:
-        """Raises NotPermitted unless the process holds the capability."""
-        if not covers(self.table.get(pid).capabilities, capability):
+        """Raises NotPermitted unless the process holds the capability, outright: nobody can be asked in here."""
+        if self.judge(pid, capability) is not Verdict.HELD:
+            raise NotPermitted(f"pid {pid} holds {capability!r} only by asking, and here nobody can be asked; ask whoever spawned it")
+
+    def judge(self, pid: int, capability: str) -> Verdict:
+        """Whether the process holds the capability, or holds it by asking. Raises NotPermitted if neither."""
+        verdict = judge(self.table.get(pid).capabilities, capability)
+        if verdict is Verdict.DENIED:
             raise NotPermitted(f"pid {pid} lacks the capability {capability!r}; ask whoever spawned it")
+        return verdict
+
+    def may_send(self, pid: int, to: int) -> None:
+        """Raises NotPermitted unless both belong to one user and one tree below init, or the sender holds ipc:send."""
+        sender, receiver = self.table.get(pid), self.table.get(to)
+        if (sender.user, sender.root) != (receiver.user, receiver.root) and not covers(sender.capabilities, "ipc:send"):
+            raise NotPermitted(f"pid {to} is of another tree or user than pid {pid}: to send mail there takes the capability 'ipc:send'")
 
     def _authority(self, caller: int, pid: int, capability: str) -> Process:
         """The process `pid`, if `caller` is it, is above it, or holds the capability."""
@@ -144,6 +159,7 @@ class Kernel(Work, Plumbing):
             self._close(self.contexts[cid])
         for number in set(process.readers) | set(process.writers):
             self._close_ends(process, number, process.readers.get(number, 0), process.writers.get(number, 0))
+        self._drop_mail(pid)
         parent = process.parent
         if parent is None:
             raise Panic(f"pid {pid} has no parent")
@@ -265,13 +281,12 @@ class Kernel(Work, Plumbing):
 
     def next_deadline(self) -> float | None:
         """When `tick` has something to do next, if ever."""
-        own = self._deadlines[0][0] if self._deadlines else None
-        return min((at for at in (own, self.alarms.next()) if at is not None), default=None)
+        alarm, timer = self._deadlines[0][0] if self._deadlines else None, self.next_timer()
+        return timer if alarm is None else alarm if timer is None else min(alarm, timer)
 
     def tick(self, now: float) -> None:
-        """Do what is due: wake channels, kill those whose grace is over, and tell those whose wall time is."""
-        for channel in self.alarms.due(now):
-            self._wake(channel)
+        """Do what is due: fire timers, kill those whose grace is over, and tell those whose wall time is."""
+        self.fire(now)
         while self._deadlines and self._deadlines[0][0] <= now:
             at, pid = heapq.heappop(self._deadlines)
             process = self.table.all.get(pid)
@@ -316,3 +331,5 @@ class Kernel(Work, Plumbing):
         for name, dispatcher in self.dispatchers.items():
             check_dispatcher(dispatcher, [c for c in self.contexts.values() if c.device == name])
         check_pipes(self.pipes, self.table.all)
+        self.check_mail()
+        self.check_timers()

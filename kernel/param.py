@@ -14,6 +14,10 @@ class Params:
     max_contexts: int = 1_024  # per process
     max_pipes: int = 131_072  # in the whole system; a tree of processes may make as many as it leaves to others
     max_pipe_bytes: int = 16 << 20  # capacity of one pipe
+    max_capabilities: int = 256  # rules that one process holds, those it inherits of its parent's included
+    max_mail: int = 256  # messages that wait in one mailbox
+    max_mail_bytes: int = 1 << 20  # the same in bytes; one message has at most half of them
+    max_post_bytes: int = 256 << 20  # in all mailboxes; a tree of processes may have as much as it leaves to others
     term_grace_seconds: float = 5.0  # from SIGTERM (or SIGXCPU) to SIGKILL
     max_causes: int = 64  # distinct causes of delay remembered per process
     lookahead: int = 32  # bursts that a step may pass over for want of memory

@@ -98,6 +98,8 @@ class Usage:
     """Pipes it has made that still are."""
     tree_tool_calls: int = 0
     tree_tool_seconds: float = 0.0
+    tree_mail: int = 0
+    """Bytes of what it has sent and nobody has received yet."""
 
 
 @dataclass(slots=True, eq=False)
@@ -246,6 +248,14 @@ class Process:
         while process is not None:
             yield process
             process = process.sponsor
+
+    @property
+    def root(self) -> Process:
+        """The one below init that it descends from, dead or alive: of what a client has spawned, that client. Init's is init."""
+        process = self
+        while process.sponsor is not None and process.sponsor.sponsor is not None:
+            process = process.sponsor
+        return process
 
     def wall_deadline(self) -> float | None:
         """When the wall time of the process, or of one above it, is over."""

@@ -8,8 +8,8 @@ by leaving its children behind.
 from __future__ import annotations
 
 from .account import Account
-from .capability import ALL, DEFAULT, attenuate, covers
-from .errno import InvalidArgument, NoSuchChild, NoSuchProcess, NotPermitted, TryAgain
+from .capability import ALL, ASK, DEFAULT, Verdict, attenuate, covers, judge
+from .errno import InvalidArgument, NoSuchChild, NoSuchProcess, NotPermitted, TooLong, TryAgain
 from .param import Params
 from .process import Class, Limits, Phase, Process
 from .view import ExitRecord
@@ -61,8 +61,14 @@ class ProcessTable:
         if capabilities is None:
             capabilities = attenuate(parent.capabilities, DEFAULT)
         for wanted in sorted(capabilities):
-            if not covers(parent.capabilities, wanted):
+            if judge(parent.capabilities, wanted.removeprefix(ASK)) is Verdict.DENIED:
                 raise NotPermitted(f"pid {parent.pid} cannot give {wanted!r} to a child, since it does not hold it")
+        if any(each.startswith(ASK) for each in parent.capabilities):  # what it asks for, its child asks for
+            capabilities = attenuate(parent.capabilities, capabilities)
+        if len(capabilities) > self.params.max_capabilities:
+            raise TooLong(
+                f"{len(capabilities)} capabilities are more than the {self.params.max_capabilities} one process may hold: use patterns"
+            )
         if (over := parent.over_children()) is not None:
             raise over
         process = Process(self._pid(), parent, parent, name, user, parent.depth + 1, now, capabilities, limits, account=Account(now))

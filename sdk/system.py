@@ -48,6 +48,7 @@ from .port import Port, ignore
 from .program import Attached, Programs
 from .reference import function_of, is_async, is_reference, name_of
 from .stream import Reader, Writer
+from .talk import Talk
 
 if TYPE_CHECKING:
     from llmos.syscalls.wire import Welcome
@@ -58,10 +59,11 @@ Program: TypeAlias = "Callable[..., Awaitable[Any]] | str | AgentFile"
 """An async function that is given its Process, an agent's name or file, "module:function" or "file.py:function"."""
 
 
-class System(ToolCalls):
+class System(Talk, ToolCalls):
     """One process's way into the system."""
 
     def __init__(self, port: Port, pid: int, programs: Programs, folders: tuple[Path, ...], model: str | None) -> None:
+        super().__init__()
         self._port, self.pid, self._programs, self._folders, self.model = port, pid, programs, folders, model
         self._late: list[asyncio.Future[ExitRecord]] = []
         """Waits that were cancelled, and may have taken a child off the table all the same."""
@@ -71,9 +73,6 @@ class System(ToolCalls):
         """/home, /tmp, /proc, /models, /tools and host:PATH, as this process may use them."""
         self.daemon: Welcome | None = None
         """What a daemon said of itself when one connected; None in a system of one's own."""
-
-    async def _call(self, name: str, /, **arguments: Any) -> Any:
-        return await self._port.call(self.pid, name, **arguments)
 
     # --- processes
 

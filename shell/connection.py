@@ -7,9 +7,9 @@ makes it try again. Knows nothing of models and devices: it is given a function 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
@@ -28,6 +28,8 @@ class Connection:
     def __init__(self, boot: Boot, model: str, *, load: bool = True) -> None:
         self.model = model
         """What is loaded, for the progress line."""
+        self.beside: Callable[[System], Coroutine[Any, Any, None]] | None = None
+        """Runs while the system is there."""
         self._boot = boot
         self._load_model = load
         self._system: System | None = None
@@ -104,6 +106,8 @@ class Connection:
                     tasks.start_soon(self._load, system)
                 else:
                     self._loaded.set()
+                if self.beside is not None:
+                    tasks.start_soon(self.beside, system)
                 await self._stop.wait()
                 tasks.cancel_scope.cancel()
             self._system = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from llmos import Fault
 
 from .attend import Start, attend
 from .builtins import table
+from .builtins.approvals import tell_of_approvals
 from .builtins.call import Leave
 from .connection import Connection
 from .jobs import CLOSED, INTERRUPTED, Job, Jobs
@@ -71,6 +73,8 @@ class Shell:
         self.history: Callable[[], list[str]] = list
         self.builtins = table()
         """The commands there are."""
+        self.shown_digests: dict[int, str] = {}
+        """Approvals that a person was shown -> what exactly."""
         self._front: Job | None = None
         self._notes: list[str] = []
         self._tasks: TaskGroup | None = None
@@ -81,6 +85,8 @@ class Shell:
     async def running(self) -> AsyncIterator[None]:
         """The life of the shell: its connection and its background jobs. Whatever still runs at the end is killed."""
         async with anyio.create_task_group() as serving:
+            if self.interactive:
+                self.connection.beside = partial(tell_of_approvals, self)
             serving.start_soon(self.connection.run)
             try:
                 async with anyio.create_task_group() as self._tasks:
@@ -200,6 +206,13 @@ class Shell:
             await self.terminal.error(text)
         else:
             self._notes.append(text)
+
+    async def note_at_once(self, text: str) -> None:
+        """A line that the job in front may be waiting for: it does not wait for the next prompt."""
+        if self._front is not None:
+            await self.terminal.error(text)
+        else:
+            await self.note(text)
 
     async def show_notes(self) -> None:
         """Before a prompt: what happened to jobs meanwhile."""

@@ -45,6 +45,9 @@ from llmos.kernel.view import ProcessView as ProcessInfo
 from . import param
 from .cut import Collected, cut
 from .results import (
+    Approval,
+    ApprovalList,
+    Clock,
     ContextInfo,
     Data,
     Done,
@@ -54,6 +57,7 @@ from .results import (
     Forked,
     GenerationUsage,
     Job,
+    Mail,
     ModelInfo,
     ModelList,
     OfferHandle,
@@ -79,10 +83,13 @@ from .results import (
 __all__ = [
     "FAULTS",
     "AlreadyExists",
+    "Approval",
+    "ApprovalList",
     "BadFormat",
     "BadHandle",
     "BrokenPipe",
     "Cancelled",
+    "Clock",
     "Collected",
     "ContextInfo",
     "Data",
@@ -103,6 +110,7 @@ __all__ = [
     "Job",
     "Limits",
     "Logprobs",
+    "Mail",
     "ModelInfo",
     "ModelList",
     "NoSpace",
@@ -144,6 +152,9 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from .arguments import (
+        Answer as Answer,
+    )
     from .arguments import (
         Append as Append,
     )
@@ -187,6 +198,9 @@ if TYPE_CHECKING:
         LimitsArguments as LimitsArguments,
     )
     from .arguments import (
+        ListApprovals as ListApprovals,
+    )
+    from .arguments import (
         ListProcesses as ListProcesses,
     )
     from .arguments import (
@@ -197,6 +211,9 @@ if TYPE_CHECKING:
     )
     from .arguments import (
         Name as Name,
+    )
+    from .arguments import (
+        NextApproval as NextApproval,
     )
     from .arguments import (
         Nice as Nice,
@@ -223,6 +240,9 @@ if TYPE_CHECKING:
         Read as Read,
     )
     from .arguments import (
+        Receive as Receive,
+    )
+    from .arguments import (
         Reclass as Reclass,
     )
     from .arguments import (
@@ -235,10 +255,16 @@ if TYPE_CHECKING:
         Sampled as Sampled,
     )
     from .arguments import (
+        Send as Send,
+    )
+    from .arguments import (
         SetLimits as SetLimits,
     )
     from .arguments import (
         SignalName as SignalName,
+    )
+    from .arguments import (
+        Sleep as Sleep,
     )
     from .arguments import (
         Spawn as Spawn,

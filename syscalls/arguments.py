@@ -7,11 +7,22 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from llmos.kernel.capability import check
+from llmos.kernel.errno import InvalidArgument
 from llmos.kernel.process import LIMITS, Limits
 
 from . import param
+
+
+def _meant(capability: str) -> str:
+    """A capability of a form that means something, for pydantic, which wants ValueErrors."""
+    try:
+        return check(capability)
+    except InvalidArgument as invalid:
+        raise ValueError(invalid.args[0]) from None
+
 
 Pid: TypeAlias = Annotated[int, Field(ge=1, le=param.MAX_ID)]
 Handle: TypeAlias = Annotated[int, Field(ge=0, le=param.MAX_ID)]
@@ -20,7 +31,10 @@ Text: TypeAlias = Annotated[str, Field(max_length=param.MAX_TEXT)]
 Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=param.MAX_NAME, pattern=r"^[^\x00-\x1f\x7f]+$")]
 StopString: TypeAlias = Annotated[str, Field(min_length=1, max_length=param.MAX_STOP)]
 Model: TypeAlias = Annotated[str, Field(min_length=1, max_length=param.MAX_MODEL, pattern=r"^[^\x00-\x1f\x7f]+$")]
-Capability: TypeAlias = Annotated[str, Field(min_length=1, max_length=param.MAX_CAPABILITY, pattern=r"^[^\x00-\x20\x7f]+$")]
+Capability: TypeAlias = Annotated[
+    str, Field(min_length=1, max_length=param.MAX_CAPABILITY, pattern=r"^[^\x00-\x20\x7f]+$"), AfterValidator(_meant)
+]
+Seconds: TypeAlias = Annotated[float, Field(ge=0, le=param.MAX_SECONDS)]
 Nice: TypeAlias = Annotated[int, Field(ge=-20, le=19)]
 ClassName: TypeAlias = Literal["interactive", "normal", "batch", "idle"]
 SignalName: TypeAlias = Literal["INT", "KILL", "TERM", "CONT", "STOP"]
@@ -207,3 +221,38 @@ class ClosePipe(Arguments):
     pipe: Handle
     read: bool = False
     write: bool = False
+
+
+class Send(Arguments):
+    pid: Pid
+    data: Annotated[bytes, Field(max_length=param.MAX_MAIL)]
+    timeout: Seconds | None = None
+    """How long to wait for room in the mailbox; 0 does not wait, None waits for ever."""
+
+
+class Receive(Arguments):
+    timeout: Seconds | None = None
+    """How long to wait for mail."""
+
+
+class Sleep(Arguments):
+    seconds: Seconds
+
+
+class ListApprovals(Arguments):
+    id: Count | None = None
+    """One of them, with its arguments in full; None lists all."""
+
+
+class NextApproval(Arguments):
+    after: Count = 0
+    """The highest id that one knows of."""
+
+
+class Answer(Arguments):
+    id: Count
+    allow: bool
+    reason: Annotated[str, Field(max_length=1_000, pattern=r"^[^\x00-\x1f\x7f]*$")] = ""
+    """Told to the process if it is refused."""
+    digest: Annotated[str, Field(max_length=64)] | None = None
+    """Of what was shown: an approval of anything else is refused."""

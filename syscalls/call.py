@@ -2,14 +2,15 @@
 
 A record is written before a call takes effect (the intent) and completed after it (the result), under the call's id: the
 process, the path of the task that made it, and its number in that task. It is in memory and bounded: the oldest go first.
-Arguments and results above a bound are remembered by their size only. Knows nothing of handlers.
+Arguments and results above a bound are remembered by their size only. A call that was refused before it began has its line too.
+Knows nothing of handlers.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from . import param
@@ -18,6 +19,10 @@ from .abi import Arguments, Piece, Request
 if TYPE_CHECKING:
     from .channel import Channel
     from .table import Row
+
+
+REFUSED = -1
+"""A capability that is not held; init, whose pid this would be, answers nothing."""
 
 
 @dataclass(slots=True)
@@ -84,6 +89,14 @@ class Ledger:
         self.count += 1
         return record
 
+    def refuse(self, request: Request, arguments: Arguments | None, now: float, error: str) -> None:
+        """A call that never came to be: refused at the door. Of one whose arguments made no sense, they are not kept."""
+        size = _size(arguments)
+        kept = arguments if size <= param.MAX_RECORDED else None
+        self._lines.append(Record(request.pid, request.path, request.sequence, request.name[:64], True, now, kept, size, now, error))
+        self.count += 1
+        self.errors += 1
+
     def complete(self, record: Record, now: float, result: Any = None, error: str = "") -> None:
         """Written after it."""
         record.ended, record.error, record.result_size = now, error, _size(result)
@@ -114,6 +127,9 @@ class Call:
     ticket: int = 0
     """Changes with every sleep: tells late results of work elsewhere from awaited ones."""
     over: bool = False
+    permits: dict[str, int] = field(default_factory=dict)
+    """Capabilities that this call wanted -> 0 if the process holds them outright, the pid of whoever approved, the negative pid of whoever
+    denied, or REFUSED."""
 
     @property
     def pid(self) -> int:

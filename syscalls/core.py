@@ -6,14 +6,18 @@ tests a virtual one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from itertools import count
 from typing import TYPE_CHECKING, Protocol
 
 from llmos.kernel.errno import BadHandle, Fault
 from llmos.kernel.kernel import Kernel
 
+from .approval import Approvals
+from .audit import Auditor
 from .call import Ledger
 from .channel import Channels
 from .disk.disk import Disk
@@ -78,6 +82,12 @@ class Core:
     """Calls that sleep now."""
     runners: Runners | None = None
     """None where programs run in the OS process of whoever spawned them."""
+    approvals: Approvals = field(default_factory=Approvals)
+    audit: Auditor | None = None
+    """Where every call is written down; None in a system that keeps no such log."""
+    wall: Callable[[], float] = time.time
+    tickets: Iterator[int] = field(default_factory=lambda: count(1))
+    """Numbers for channels that only one call sleeps on."""
     drawn: dict[int, int] = field(default_factory=dict)
     """pid -> how many seeds it has drawn."""
     tools: Toolbox = field(init=False)

@@ -32,7 +32,7 @@ from llmos.kernel.signal import Signal
 from . import param, wire
 from .peer import Peer, handle_on, peer_of, pidfd_of, shut_down
 from .router import Turns, bound, sent
-from .session import Answer, Session, failed
+from .session import Answer, Session, failed, laid_to
 from .strangers import Strangers
 from .table import NUMBERS
 from .trap import Trap
@@ -195,7 +195,7 @@ class Endpoint:
         except wire.Malformed as malformed:
             self._reject(session.identity, session, malformed)
         except Fault as fault:
-            session.send(failed(call.id, fault))
+            self._trap.refuse(*laid_to(session, call), fault)
         else:
             answer = Answer(session, call, row.name)
             session.calls[call.id] = answer

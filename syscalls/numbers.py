@@ -41,6 +41,8 @@ CALLS: Final[dict[str, tuple[int, type[Any]]]] = {
     "write": (42, results.Written),
     "close_pipe": (43, results.Done),
     "share_pipe": (44, results.Done),
+    "send": (45, results.Done),
+    "receive": (46, results.Mail),
     "models": (50, results.ModelList),
     "statistics": (51, results.SystemStatistics),
     "file_read": (60, results.FileData),
@@ -59,4 +61,9 @@ CALLS: Final[dict[str, tuple[int, type[Any]]]] = {
     "tool_next": (83, results.ToolRequests),
     "tool_result": (84, results.Done),
     "tool_withdraw": (85, results.Done),
+    "sleep": (52, results.Done),
+    "clock": (53, results.Clock),
+    "approvals": (70, results.ApprovalList),
+    "next_approval": (71, results.ApprovalList),
+    "answer": (72, results.Done),
 }

@@ -22,7 +22,7 @@ MAX_PIPE: Final = 16 << 20  # capacity of a pipe
 MAX_STOPS: Final = 16  # stop strings of one generate
 MAX_STOP: Final = 256  # characters of one stop string
 MAX_STOP_IDS: Final = 1_024
-MAX_CAPABILITIES: Final = 256
+MAX_CAPABILITIES: Final = 128  # of one spawn
 MAX_CAPABILITY: Final = 256  # characters of one
 MAX_PATH: Final = 256  # characters of a task path
 MAX_CALLS: Final = 4_096  # calls of one process that may sleep at once
@@ -48,6 +48,14 @@ MAX_TOOL_CHECKS: Final = 200_000  # parts of a schema looked at to check the arg
 MAX_TOOL_DEPTH: Final = 64  # lists and maps in each other, in arguments and in schemas
 TOOL_BATCH: Final = 64  # calls that an offerer is given at once
 
+MAX_MAIL: Final = 64 << 10  # bytes of one message between processes
+MAX_SECONDS: Final = 1e9  # of one sleep or time-out
+MAX_ASKS: Final = 16  # calls of one process that wait for a person
+MAX_APPROVALS: Final = 1_024  # of all; a tree of processes may have as many as it leaves to others
+MAX_SHOWN: Final = 65_536  # characters of a call's arguments that a person is shown; what is cut is marked
+LISTED: Final = 512  # of them in a list of several
+APPROVAL_SECONDS: Final = 3_600.0  # until a call that nobody answers ends with TimedOut
+MAX_BRIEF: Final = 2_048  # characters of a call's arguments in the audit log
 MAX_ID: Final = (1 << 53) - 1  # pids, handles and counts: exact in JSON and msgpack alike
 
 MAX_FILE_PATH: Final = 4_096  # bytes of a path

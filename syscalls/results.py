@@ -276,3 +276,52 @@ class ToolRequests:
     requests: list[ToolRequest]
     cancelled: list[int]
     """Calls given out before whose caller waits no more: what they began must end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mail:
+    """A message of one process to another."""
+
+    sender: int
+    data: bytes
+    sent: float
+    """When it was sent, in seconds since boot."""
+
+    @property
+    def text(self) -> str:
+        return self.data.decode("utf-8", "replace")
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    uptime: float
+    """Seconds since boot; never runs backwards."""
+    wall: float
+    """Seconds since 1970, as this machine believes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """A call that waits for a person. An answer holds for exactly this call, once."""
+
+    id: int
+    pid: int
+    name: str
+    """Of the process."""
+    user: str
+    call: str
+    capability: str
+    """What it needs, and holds only by asking."""
+    arguments: str
+    """As JSON, on one line; what is too long is cut, and says so."""
+    digest: str
+    """Of the process, the call, the capability and all arguments."""
+    waited: float
+    """Seconds since it asked."""
+    left: float
+    """Seconds until it gives up."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalList:
+    approvals: list[Approval]

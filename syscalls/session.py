@@ -22,9 +22,12 @@ from llmos.kernel.errno import Fault, TooLong
 
 from . import param, wire
 from .abi import Request
+from .call import REFUSED
 from .results import Forked, Piece, Spawned
 
 log = logging.getLogger("llmos.syscalls")
+
+_NAMES = {number: name for name, (number, _) in wire.CALLS.items()}
 
 OVERHEAD = 128
 """Bytes that a message takes beside its own."""
@@ -149,6 +152,13 @@ class Answer:
         if self._waiting:
             self._flush()
         self._session.send(failed(self._id, fault))
+
+
+def laid_to(session: Session, call: wire.Call) -> tuple[Request, None, dict[str, int]]:
+    """What `Trap.refuse` is to write down of a call that never reaches it: as one of the client's own process, whoever it said it was."""
+    request = Answer(session, call, _NAMES.get(call.number, f"number {call.number}")).request
+    request.pid = session.host
+    return request, None, {f"pid:{call.pid}": REFUSED}
 
 
 def failed(call: int, fault: Fault) -> wire.Failed:

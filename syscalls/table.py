@@ -2,8 +2,10 @@
 
 A handler is a plain function if it never sleeps, a coroutine function if it may. Its docstring is the call's entry in the
 reference. `capability` is what the caller must hold when the call executes; "{model}" in it is the model of the context
-that the call names, or that it opens. `replayable` says that making the call again changes nothing in the world, so that a
-recorded result need not be waited for on disk. `always` calls go through with a signal pending: they are how a process ends.
+that the call names, or that it opens, and any other name in braces the argument of that name. What is held only by asking
+is asked for before the handler begins, whether that sleeps or not. `replayable` says that making the call again changes
+nothing in the world, so that a recorded result need not be waited for on disk. `always` calls go through with a signal
+pending: they are how a process ends.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from dataclasses import dataclass
 from inspect import iscoroutinefunction
 from typing import Any
 
-from . import abi, context, file, generate, pipe, process, runner, system, tool
+from . import abi, clock, context, file, generate, mail, permit, pipe, process, runner, system, tool
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +74,15 @@ ROWS: tuple[Row, ...] = (
     _row(42, pipe.write, abi.Write, abi.Written, replayable=False),
     _row(43, pipe.close_pipe, abi.ClosePipe, abi.Done, always=True),
     _row(44, pipe.share_pipe, abi.ClosePipe, abi.Done),
+    # mail
+    _row(45, mail.send, abi.Send, abi.Done, replayable=False),
+    _row(46, mail.receive, abi.Receive, abi.Mail, replayable=False),
     # system
     _row(50, system.models, abi.Nothing, abi.ModelList),
     _row(51, system.statistics, abi.Nothing, abi.SystemStatistics),
+    # time
+    _row(52, clock.sleep_for, abi.Sleep, abi.Done, name="sleep"),
+    _row(53, clock.clock, abi.Nothing, abi.Clock),
     # file: what each needs depends on its path, and is asked for in the handlers
     _row(60, file.file_read, abi.FileRead, abi.FileData),
     _row(61, file.file_write, abi.FileWrite, abi.FileInfo, replayable=False),
@@ -86,6 +94,10 @@ ROWS: tuple[Row, ...] = (
     _row(67, file.file_make, abi.FileMake, abi.FileInfo, replayable=False),
     _row(68, file.file_versions, abi.OfFile, abi.VersionList),
     _row(69, file.file_restore, abi.FileRestore, abi.FileInfo, replayable=False),
+    # approval
+    _row(70, permit.approvals, abi.ListApprovals, abi.ApprovalList, always=True),
+    _row(71, permit.next_approval, abi.NextApproval, abi.ApprovalList),
+    _row(72, permit.answer, abi.Answer, abi.Done, replayable=False),
     # tool; "tool:NAME" is asked for by the handler
     _row(80, tool.tool_list, abi.ToolListArguments, abi.ToolList),
     _row(81, tool.tool_call, abi.ToolCall, abi.ToolResult, replayable=False),

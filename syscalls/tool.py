@@ -45,7 +45,7 @@ def held(core: Core, pid: int) -> dict[str, Tool]:
 
 def _holds(kernel: Kernel, pid: int, wanted: str) -> bool:
     try:
-        kernel.demand(pid, wanted)
+        kernel.judge(pid, wanted)  # those that are held by asking are shown too
     except NotPermitted:
         return False
     return True
@@ -71,8 +71,8 @@ async def tool_call(core: Core, call: Call, args: abi.ToolCall) -> abi.ToolResul
     left = process.tool_seconds_left(allowed)
     pending = core.tools.ask(tool, pid, args.arguments, args.most, begun + left)
     process.charge_tool(1, 0.0)
+    timer = kernel.set_timer(pending.deadline, pending.channel)
     try:
-        kernel.alarms.set(pending.deadline, pending.channel)
         while pending.answer is None and core.clock() < pending.deadline:
             await sleep(pending.channel)
     except Interrupted as fault:
@@ -80,7 +80,7 @@ async def tool_call(core: Core, call: Call, args: abi.ToolCall) -> abi.ToolResul
             raise
         return abi.ToolResult(str(fault.args[0]), True, 0, core.clock() - begun)  # INT: the call is over, not the process
     finally:
-        kernel.alarms.unset(pending.channel)
+        kernel.clear_timer(timer)
         seconds = max(0.0, core.clock() - begun)
         process.charge_tool(0, seconds)
         if pending.answer is None:

@@ -1,7 +1,8 @@
 """The trap: receives calls on the kernel's thread, checks them, and drives each to its end.
 
     enter -> row of the table -> arguments -> pending signal -> capability -> record the intent -> handler -> record the result
-                                                                                    |  ^
+                                                                    |               |  ^
+                               held only by asking: permit.py first +               |  ^
                                                                  sleep(channel) ----+  +---- Wake(channel), from the kernel
 
 A handler that does not sleep runs to its end inside `enter`, in one breath with its checks. One that sleeps is resumed by
@@ -13,6 +14,7 @@ no call goes unanswered. Knows no thread and no event loop: boot lends it a way 
 from __future__ import annotations
 
 import logging
+import re
 from collections import deque
 from collections.abc import Callable
 from difflib import get_close_matches
@@ -20,6 +22,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from llmos.kernel.capability import Verdict
 from llmos.kernel.errno import Cancelled, Fault, Interrupted, InvalidArgument, QuotaExceeded, TryAgain
 from llmos.kernel.kernel import Deliver, Died, Wake
 from llmos.kernel.process import Phase
@@ -27,16 +30,20 @@ from llmos.kernel.signal import Signal
 
 from . import param
 from .abi import Arguments, Request
-from .call import Call
+from .audit import Entry
+from .call import REFUSED, Call
 from .channel import Channel, Offload
 from .core import Core
+from .permit import permit
 from .refusal import invalid_argument
 from .table import TABLE, Row
 
 log = logging.getLogger("llmos.syscalls")
 
-_BLOCKING = frozenset({"pipe", "child", "model", "tool"})
+_BLOCKING = frozenset({"pipe", "child", "model", "tool", "approval", "timer", "mail", "room"})
 """First words of channels that the account of the process knows as what it is blocked on. Bursts the kernel accounts itself."""
+
+_FIELD = re.compile(r"\{(\w+)\}")
 
 Elsewhere = Callable[[Callable[[], Any], Callable[[Any, Fault | None], None]], None]
 """Runs work on another thread, then calls back on the kernel's with its result or its fault."""
@@ -63,6 +70,9 @@ class Trap:
         if self._runnable:  # what was cancelled or woken before this call ends before it
             self.settle()
         core = self.core
+        arguments: Arguments | None = None
+        permits: dict[str, int] = {}
+        asks = ""
         try:
             row = TABLE.get(request.name)
             if row is None:
@@ -76,14 +86,22 @@ class Trap:
                     self._park(request)
                     return
             if row.capability is not None:
-                core.kernel.demand(request.pid, self._wanted(row.capability, request.pid, arguments))
+                wanted = self._wanted(row.capability, request.pid, arguments)
+                permits[wanted] = REFUSED
+                if core.kernel.judge(request.pid, wanted) is Verdict.HELD:
+                    permits[wanted] = 0
+                else:
+                    asks = wanted
+                    permits.clear()
+            if core.audit is not None and not row.replayable and not row.always and (stuck := core.audit.stuck()) is not None:
+                raise stuck
         except Fault as fault:
-            request.sink.fail(fault)
+            self.refuse(request, arguments, permits, fault)
             return
         record = core.ledger.intend(request, row, arguments, core.clock())
-        call = Call(request, row, arguments, record)
-        if row.sleeps:
-            call.body = row.handler(core, call, arguments)
+        call = Call(request, row, arguments, record, permits=permits)
+        if row.sleeps or asks:
+            call.body = _after_asking(core, call, asks) if asks else row.handler(core, call, arguments)
             self._drive(call, None, None)
             return
         try:
@@ -96,9 +114,11 @@ class Trap:
             self._finish(call, result)
 
     def _wanted(self, capability: str, pid: int, arguments: Arguments) -> str:
-        """The capability a row asks for, with the model that the arguments mean filled in."""
-        if "{model}" not in capability:
+        """The capability a row asks for, with what the arguments say filled in."""
+        if "{" not in capability:
             return capability
+        if "{model}" not in capability:
+            return _FIELD.sub(lambda found: str(getattr(arguments, found[1])), capability)
         handle = getattr(arguments, "context", None)
         if handle is None:
             return capability.replace("{model}", self.core.models.resolve(getattr(arguments, "model", None)))
@@ -190,7 +210,7 @@ class Trap:
             self._rouse(call, fault=gone)
         elif request in self._parked.get(request.pid, ()):
             self._parked[request.pid].remove(request)
-            request.sink.fail(gone)
+            self.refuse(request, None, {}, gone)
 
     # --- the kernel's effects
 
@@ -228,6 +248,8 @@ class Trap:
         elif effect.signal is Signal.INT:  # as it ends a burst: what waits for a tool waits no more
             for call in [each for each in self._asleep.get(pid, ()) if each.blocked == "tool"]:
                 self._rouse(call, fault=Interrupted(f"pid {pid} was interrupted while it waited for a tool"))
+        if process.phase is not Phase.STOPPED:
+            self.wake(("signal", pid))
         if process.phase is not Phase.STOPPED or process.pending is not None:
             for request in self._parked.pop(pid, ()):
                 self.enter(request)
@@ -245,7 +267,7 @@ class Trap:
             call.blocked = ""  # its account is closed
             self._rouse(call, fault=Interrupted(f"pid {pid} has ended"))
         for request in self._parked.pop(pid, ()):
-            request.sink.fail(Interrupted(f"pid {pid} has ended"))
+            self.refuse(request, None, {}, Interrupted(f"pid {pid} has ended"))
         self.core.forget(pid)
         self._died(pid)
 
@@ -262,7 +284,31 @@ class Trap:
     def _end(self, call: Call, result: Any, error: str = "") -> None:
         call.over = True
         self._by_request.pop(call.request, None)
-        self.core.ledger.complete(call.record, self.core.clock(), result, error)
+        now = self.core.clock()
+        self.core.ledger.complete(call.record, now, result, error)
+        if self.core.audit is not None:
+            self._write_down(call.pid, call.row.name, call.arguments, call.permits, error, now - call.record.begun)
+
+    def refuse(self, request: Request, arguments: Arguments | None, permits: dict[str, int], fault: Fault) -> None:
+        """The end of a call that never began: it is recorded and written down as any other."""
+        self.core.ledger.refuse(request, arguments, self.core.clock(), fault.code)
+        if self.core.audit is not None:
+            self._write_down(request.pid, request.name[:64], arguments, permits, fault.code, 0.0)
+        request.sink.fail(fault)
+
+    def _write_down(self, pid: int, name: str, arguments: Arguments | None, permits: dict[str, int], error: str, seconds: float) -> None:
+        core = self.core
+        if core.audit is not None:
+            process = core.kernel.table.all.get(pid)
+            who, user = ("", "") if process is None else (process.name, process.user)
+            core.audit.put(Entry(core.wall(), pid, who, user, name, arguments, permits, error, seconds))
+
+
+async def _after_asking(core: Core, call: Call, wanted: str) -> Any:
+    """The handler of a call whose capability is held by asking. In one breath with the answer, if it does not sleep."""
+    await permit(core, call, wanted)
+    result = call.row.handler(core, call, call.arguments)
+    return await result if call.row.sleeps else result
 
 
 def _check(row: Row, request: Request) -> Arguments:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from . import agents, control, files, grep, information, plain, processes
+from . import agents, approvals, control, files, grep, information, plain, processes
 from .call import Builtin
 
 
 def table() -> dict[str, Builtin]:
     """Every command by its name."""
-    families = (agents, control, files, grep, information, plain, processes)
+    families = (agents, approvals, control, files, grep, information, plain, processes)
     collected = [builtin for family in families for builtin in family.BUILTINS]
     return {builtin.name: builtin for builtin in collected}

@@ -17,8 +17,9 @@ CHAT = "chat"
 MOST_CHARACTERS = 4 << 20
 """Longest question; the system takes no longer text in one piece."""
 CLASSES = ("interactive", "normal", "batch", "idle")
+CAN = "--can"
 LONG = {"-n": "--nice", "-c": "--class", "-m": "--model"}
-VALUES = ("--name", "--nice", "--class", "--model", "--tokens", "--pages", "--seconds", "--children", "--cost", *LONG)
+VALUES = ("--name", "--nice", "--class", "--model", "--tokens", "--pages", "--seconds", "--children", "--cost", CAN, *LONG)
 
 
 async def spawn(call: Call) -> int:
@@ -68,7 +69,8 @@ async def run_agent(call: Call, agent: str, text: str, given: dict[str, str]) ->
 
     async def start() -> Child:
         name, model = given.get("--name"), given.get("--model")
-        child = await system.spawn(agent, *words, name=name, nice=nice, cls=cls, limits=limits, model=model)
+        can = given[CAN].split(",") if CAN in given else None
+        child = await system.spawn(agent, *words, name=name, nice=nice, cls=cls, limits=limits, capabilities=can, model=model)
         if typed:
             await call.complain("reads what you type: Ctrl-D ends its input")
         return child
@@ -145,6 +147,7 @@ summarise writes a summary. The default model is very small: check what it summa
   -m, --model NAME     a model that `models` shows
   --tokens N --pages N --seconds N --children N    limits: passing one ends the process
   --cost X             a limit too: money for remote models, counted at the prices they were added with
+  --can CAPABILITY,... what it may do, such as llm:*,tool:add; with ask: before one you are asked each time: see approvals
   --name NAME          what ps calls it""",
         uses_model=True,
     ),

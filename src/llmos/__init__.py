@@ -59,7 +59,9 @@ if TYPE_CHECKING:
     from llmos.services.init.boot import boot as boot
     from llmos.services.init.connect import connect as connect
     from llmos.syscalls.abi import ProcessInfo as ProcessInfo
+    from llmos.syscalls.results import Approval as Approval
     from llmos.syscalls.results import FileInfo as FileInfo
+    from llmos.syscalls.results import Mail as Mail
     from llmos.syscalls.results import Piece as Piece
     from llmos.syscalls.results import Reply as Reply
     from llmos.syscalls.results import ToolInfo as ToolInfo
@@ -75,6 +77,7 @@ _ERRORS = (
 _WHERE: dict[str, tuple[str, str]] = {
     **{name: ("llmos.kernel.errno", name) for name in _ERRORS},
     "AgentFile": ("llmos.sdk.agentfile", "AgentFile"),
+    "Approval": ("llmos.syscalls.results", "Approval"),
     "Child": ("llmos.sdk.child", "Child"),
     "Context": ("llmos.sdk.context", "Context"),
     "Exit": ("llmos.sdk.child", "Exit"),
@@ -84,6 +87,7 @@ _WHERE: dict[str, tuple[str, str]] = {
     "Generation": ("llmos.sdk.generation", "Generation"),
     "Limits": ("llmos.kernel.process", "Limits"),
     "Logprobs": ("llmos.kernel.device", "Logprobs"),
+    "Mail": ("llmos.syscalls.results", "Mail"),
     "Offer": ("llmos.sdk.offer", "Offer"),
     "Piece": ("llmos.syscalls.results", "Piece"),
     "Process": ("llmos.sdk.process", "Process"),

@@ -29,7 +29,9 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-SDK = ("agents", "arguments", "ends", "files", "generation", "processes", "remote", "streams", "tools")
+SDK = (
+    "agents", "approvals", "arguments", "ends", "files", "generation", "processes", "remote", "streams", "talk", "tools",
+)  # fmt: skip
 TWICE = {f"test_sdk_{name}" for name in SDK} | {"test_mcp_servers"}
 """Modules whose tests run on a booted system, and again as a client of a daemon."""
 

@@ -42,6 +42,9 @@ GOOD: dict[str, Any] = {
     "tools": [],
     "offer": 0,
     "call": 1,
+    "seconds": 0.0,
+    "id": 1,
+    "allow": True,
 }
 """A good value for what has no default."""
 
@@ -156,7 +159,7 @@ def bounds(row: Row, argument: str) -> list[tuple[Any, Any]]:
             metadata += getattr(item, "metadata", [])
     whole = "int" in str(field.annotation)
     kind = str(field.annotation)
-    letter = "/" if "^/" in kind else "x"  # a path
+    letter = "/" if "^/" in kind else "llm:x" if argument == "capabilities" else "x"  # a path, a capability
     for bound in metadata:
         if isinstance(bound, Ge):
             found.append((bound.ge, bound.ge - 1 if whole else math.nextafter(float(bound.ge), -math.inf)))
@@ -206,6 +209,10 @@ def test_bounds(row: Row, argument: str) -> None:
         ("generate", {"context": 10**400}, "context must be at most 9007199254740991, not an integer of 1329 bits"),
         ("generate", {"context": 1, "text": "a", "tokens": [1]}, "give one of messages, text and tokens"),
         ("kill", {"pid": 2, "signal": "HUP"}, "signal must be one of 'INT', 'KILL', 'TERM', 'CONT' or 'STOP', not 'HUP'"),
+        ("spawn", {"name": "x", "capabilities": ["tol:x"]}, "there is no family 'tol'; did you mean 'tool'?"),
+        ("spawn", {"name": "x", "capabilities": ["ask:file:x:/a"]}, "the mode is r, w or rw, not 'x'"),
+        ("spawn", {"name": "x", "capabilities": ["file:r:/a/../b"]}, "a path is absolute, with no empty name, '.' or '..' in it"),
+        ("spawn", {"name": "x", "capabilities": ["net:*.example.com"]}, "a * stands at the end, or nowhere"),
         ("spawn", {"name": "a\nb"}, "name must not contain control characters"),
         ("generat", {}, "no system call 'generat'; did you mean 'generate'?"),
     ],

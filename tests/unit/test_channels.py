@@ -70,10 +70,10 @@ def test_the_record_keeps_no_more_than_its_bound_of_a_call(hand: Hand) -> None:
 
     nothing, _ = sizes([])
     room = param.MAX_RECORDED - nothing
-    full = ["c" * 99] * (room // 100 - 1) + ["c" * (99 + room % 100)]
+    full = ["llm:" + "c" * 95] * (room // 100 - 1) + ["llm:" + "c" * (95 + room % 100)]
     assert sizes(full) == (param.MAX_RECORDED, True)
     assert sizes([*full[:-1], full[-1] + "c"]) == (param.MAX_RECORDED + 1, False)
-    assert sizes(["c" * 250] * 256) == (nothing + 251 * 256, False)
+    assert sizes(["llm:" + "c" * 246] * 128) == (nothing + 251 * 128, False)
     assert hand.call(hand.host, "tokenize", text="x").tokens == [ord("x")]
 
 

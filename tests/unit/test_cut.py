@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmos.kernel.alarm import Alarms
 from llmos.syscalls.cut import Collected, cut, mark
 
 MARK = re.compile(r"\n\[\.\.\. ([\d,]+) bytes cut \.\.\.\]\n")
@@ -61,19 +60,3 @@ def test_what_is_collected_takes_little_memory() -> None:
         collected.add(b"x" * 1000)
     assert sum(map(len, collected._tail)) + len(collected._head) < 4000
     assert collected.text()[1] > 9_999_000
-
-
-def test_alarms_wake_once_and_are_tidied_up() -> None:
-    alarms = Alarms()
-    for number in range(10_000):
-        alarms.set(float(number), ("tool", number))
-        if number % 100:
-            alarms.unset(("tool", number))
-    assert len(alarms._heap) <= 2 * 100 + 64 + 1
-    assert alarms.due(250.0) == [("tool", 0), ("tool", 100), ("tool", 200)]
-    alarms.set(9.0, ("tool", 300))
-    assert alarms.due(250.0) == [("tool", 300)]
-    assert alarms.due(350.0) == []
-    alarms.unset(("nothing", 1))
-    assert len(alarms.due(1e9)) == 96
-    assert alarms.next() is None

@@ -43,8 +43,8 @@ def test_capabilities_are_checked_when_the_call_executes(hand: Hand) -> None:
 
 def test_a_child_gets_a_subset(hand: Hand) -> None:
     child = hand.spawn(capabilities=["llm:dummy", "proc:spawn"])
-    with pytest.raises(NotPermitted, match="sys"):
-        hand.spawn(parent=child.pid, capabilities=["sys:all"])
+    with pytest.raises(NotPermitted, match="tool"):
+        hand.spawn(parent=child.pid, capabilities=["tool:all"])
     grandchild = hand.spawn(parent=child.pid, capabilities=["llm:dummy"])
     context = hand.open(grandchild.pid, user="hello")
     assert hand.call(grandchild.pid, "generate", context=context, max_tokens=2).tokens
