@@ -44,6 +44,7 @@ examples:
   llmos run tool.py:main notes.txt    a Python program, in an OS process of its own there
   llmos down                          end it
   llmos tools                         the tools that agents may be given
+  llmos audit --denied --since 2h     what was not permitted lately
   llmos demo                          one question, and the processes
   llmos boot --timing                 how long a start takes, part by part"""
 
@@ -146,6 +147,27 @@ def _daemon_commands(add: Callable[[str, Callable[[argparse.Namespace], int], st
     command = add("logs", run, "show the log of the system in the background", "llmos logs -f")
     command.add_argument("-f", "--follow", action="store_true", help="go on as it grows, until Ctrl-C")
     command.add_argument("-n", "--lines", type=int, default=100, metavar="N", help="the last N lines (default: 100)")
+    _home(command)
+    _audit_command(add)
+
+
+def _audit_command(add: Callable[[str, Callable[[argparse.Namespace], int], str, str], argparse.ArgumentParser]) -> None:
+    """What shows what calls were made."""
+
+    def run(found: argparse.Namespace) -> int:
+        from .audit import audit
+
+        return audit(found)
+
+    command = add("audit", run, "show what calls were made; check that no record was changed", "llmos audit --denied --since 2h")
+    command.add_argument("--pid", type=int, metavar="N", help="of one process")
+    command.add_argument("--call", metavar="NAME", help="of one system call")
+    command.add_argument("--since", metavar="TIME", help="10m, 2h, 3d: so long ago; or 2026-11-23T06:00")
+    command.add_argument("--denied", action="store_true", help="only what was not permitted")
+    command.add_argument("--json", action="store_true", help="for scripts: a line of JSON each")
+    command.add_argument("-f", "--follow", action="store_true", help="go on as it grows, until Ctrl-C")
+    command.add_argument("--verify", action="store_true", help="follow the chain of all records; status 1 if it is broken")
+    command.add_argument("--anchor", metavar="NUMBER:HASH", help="verify, and that this head, printed by an earlier --verify, is in it")
     _home(command)
 
 

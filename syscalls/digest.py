@@ -20,7 +20,7 @@ from . import param
 _CONTENT = frozenset({"arguments", "content", "data", "input", "messages", "prompt", "reason", "stdin", "text", "tokens", "value"})
 """Fields that hold what people and models say."""
 _SECRET = re.compile(r"(?i)(^|[_-])(api)?((key|password|passphrase|secret|credential|cookie)s?|auth|authorization|bearer|token)$")
-_LONGEST = 80
+_LONGEST = 256
 """Characters of a word that a log keeps as it is."""
 _MOST = 16
 """Entries of a list that it does."""

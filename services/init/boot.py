@@ -29,13 +29,14 @@ from llmos.kernel.signal import Signal
 from llmos.sdk.port import Notice, Port
 from llmos.sdk.program import Programs
 from llmos.sdk.system import System
+from llmos.services.audit.log import Log
 from llmos.syscalls.core import Core
 from llmos.syscalls.disk.disk import Disk
 from llmos.syscalls.trap import Trap
 
 from .catalogue import DummyCatalogue
 from .models import Catalogue, LoadedModels
-from .place import folders_of
+from .place import audit_folder, folders_of
 from .settings import Settings, read_settings
 from .thread import KernelThread
 from .tools import serving, tools_of
@@ -60,6 +61,7 @@ async def boot(
     threads: int | None = None,
     kv: Literal["bf16", "int8"] | None = None,
     speculate: bool | None = None,
+    audit: Literal["on", "full"] | None = None,
     preload: bool = True,
 ) -> AsyncIterator[System]:
     """Boot the system in this program; its loop is where programs run. Gives the host process.
@@ -70,7 +72,7 @@ async def boot(
     """
     settings = read_settings(
         model=model, home=home, policy=policy, device=device, seed=seed,
-        device_memory=device_memory, host_memory=host_memory, threads=threads, kv=kv, speculate=speculate,
+        device_memory=device_memory, host_memory=host_memory, threads=threads, kv=kv, speculate=speculate, audit=audit,
     )  # fmt: skip
     catalogue = await anyio.to_thread.run_sync(catalogue_of, settings, model)
     async with attach(settings, catalogue, preload=preload) as system:
@@ -102,10 +104,14 @@ class Wired:
 
 
 @asynccontextmanager
-async def wired(settings: Settings, catalogue: Catalogue) -> AsyncIterator[Wired]:
-    """Wire the kernel to its thread and its models, and take them apart again."""
+async def wired(settings: Settings, catalogue: Catalogue, *, audited: bool) -> AsyncIterator[Wired]:
+    """Wire the kernel to its thread, its models and, if it is to be, its audit log, and take them apart again."""
     clock = time.monotonic
     async with AsyncExitStack() as stack:
+        audit = None
+        if audited:
+            audit = await anyio.to_thread.run_sync(partial(Log, audit_folder(settings.home), full=settings.audit == "full"))
+            stack.push_async_callback(_close_log, audit)
         thread = KernelThread()
         disk = Disk(settings.home, settings.files_quota)
         stack.push_async_callback(_close_disk, disk)
@@ -115,7 +121,7 @@ async def wired(settings: Settings, catalogue: Catalogue) -> AsyncIterator[Wired
         models = LoadedModels(catalogue, kernel, thread, clock)
         stack.push_async_callback(_close_models, models)
         seed = secrets.randbits(62) if settings.seed is None else settings.seed
-        yield Wired(thread, kernel, models, Core(kernel, clock, models, seed, clock(), disk))
+        yield Wired(thread, kernel, models, Core(kernel, clock, models, seed, clock(), disk, audit=audit))
 
 
 @asynccontextmanager
@@ -126,7 +132,7 @@ async def attach(settings: Settings, catalogue: Catalogue, *, preload: bool) -> 
     except RuntimeError:
         raise NotSupported("llmos runs on asyncio's loop: start yours with asyncio.run, or anyio.run and its asyncio backend") from None
     file = await anyio.to_thread.run_sync(tools_of, settings.home)
-    async with wired(settings, catalogue) as made:
+    async with wired(settings, catalogue, audited=settings.audit is not None) as made:
         thread, kernel = made.thread, made.kernel
         port = Port(thread, loop)
         host = kernel.spawn(time.monotonic(), INIT, name="host", cls=Class.NORMAL, capabilities=frozenset({"*"}))
@@ -209,6 +215,11 @@ async def _close_models(models: LoadedModels) -> None:
 async def _close_disk(disk: Disk) -> None:
     with anyio.CancelScope(shield=True):
         await anyio.to_thread.run_sync(disk.close)
+
+
+async def _close_log(audit: Log) -> None:
+    with anyio.CancelScope(shield=True):
+        await anyio.to_thread.run_sync(audit.close)
 
 
 async def _join(thread: KernelThread) -> None:

@@ -117,7 +117,7 @@ async def listening(
 
     Raises the kernel's failure."""
     file = await anyio.to_thread.run_sync(tools_of, settings.home)
-    async with wired(settings, catalogue) as made:
+    async with wired(settings, catalogue, audited=True) as made:
         thread = made.thread
 
         def died(pid: int) -> None:

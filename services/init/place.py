@@ -1,6 +1,7 @@
 """Places: where this user's system keeps its files, and where its daemon listens. All that a thin client needs to know.
 
     HOME/daemon/        0700   lock (who has locked it is the daemon; its pid is in it), log
+    HOME/audit/         0700   what calls were made: services/audit
     HOME/daemon/socket  0600   or, where that path is too long for a socket: TMP/llmos-UID-DIGEST/socket
 
 The home is the one setting that is read here and not in settings.py, which takes 0.2 s to import: a client of a running daemon
@@ -41,6 +42,11 @@ def folders_of(home: Path) -> tuple[Path, ...]:
 def daemon_folder(home: Path) -> Path:
     """Of the daemon of a home: its lock, its log, and, if the path is short enough, its socket."""
     return home.absolute() / "daemon"
+
+
+def audit_folder(home: Path) -> Path:
+    """Where the system of a home writes down every call."""
+    return home.absolute() / "audit"
 
 
 def socket_path(home: Path) -> Path:
