@@ -285,6 +285,9 @@ if TYPE_CHECKING:
         Tokens as Tokens,
     )
     from .arguments import (
+        ToolName as ToolName,
+    )
+    from .arguments import (
         Truncate as Truncate,
     )
     from .arguments import (
@@ -331,9 +334,6 @@ if TYPE_CHECKING:
     )
     from .tool_arguments import (
         ToolListArguments as ToolListArguments,
-    )
-    from .tool_arguments import (
-        ToolName as ToolName,
     )
     from .tool_arguments import (
         ToolNext as ToolNext,

@@ -35,6 +35,7 @@ Capability: TypeAlias = Annotated[
     str, Field(min_length=1, max_length=param.MAX_CAPABILITY, pattern=r"^[^\x00-\x20\x7f]+$"), AfterValidator(_meant)
 ]
 Seconds: TypeAlias = Annotated[float, Field(ge=0, le=param.MAX_SECONDS)]
+ToolName: TypeAlias = Annotated[str, Field(min_length=1, max_length=param.MAX_TOOL_NAME, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
 Nice: TypeAlias = Annotated[int, Field(ge=-20, le=19)]
 ClassName: TypeAlias = Literal["interactive", "normal", "batch", "idle"]
 SignalName: TypeAlias = Literal["INT", "KILL", "TERM", "CONT", "STOP"]
@@ -78,7 +79,7 @@ class Spawn(Arguments):
     nice: Nice | None = None
     limits: LimitsArguments = LimitsArguments()
     capabilities: Annotated[list[Capability], Field(max_length=param.MAX_CAPABILITIES, fail_fast=True)] | None = None
-    tools: Annotated[list[Capability], Field(max_length=param.MAX_CAPABILITIES, fail_fast=True)] = []
+    tools: Annotated[list[ToolName], Field(max_length=param.MAX_CAPABILITIES, fail_fast=True)] = []
     """Names of tools that it may call, besides its other capabilities."""
     stdin: Handle | None = None
     """A pipe of the caller's to read from; None makes one and gives the caller its write end. The same for the other two."""

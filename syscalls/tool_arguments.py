@@ -10,9 +10,8 @@ from typing import Annotated, TypeAlias
 from pydantic import Field
 
 from . import param
-from .arguments import Arguments, Count, Handle
+from .arguments import Arguments, Count, Handle, ToolName
 
-ToolName: TypeAlias = Annotated[str, Field(min_length=1, max_length=param.MAX_TOOL_NAME, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
 Seconds: TypeAlias = Annotated[float, Field(gt=0, le=param.MAX_TOOL_SECONDS)]
 
 
