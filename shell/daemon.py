@@ -60,6 +60,7 @@ def up(found: argparse.Namespace) -> int:
     if found.ready is not None:
         os.chdir(settings.home)  # in the background nothing should hold on to where we were called
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it has a line for each request to a remote model
     serve(settings, found.model, lambda: _say_ready(found.ready))
     return 0
 
