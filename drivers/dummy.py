@@ -15,7 +15,7 @@ from hashlib import blake2b
 from llmos.kernel.device import Copy, Geometry, Logprobs, Outcome, Row, Sampling, Step, Tier
 from llmos.kernel.errno import DeviceFailed, Panic
 
-from .rows import logprobs_per_row, one_by_one, per_row
+from .rows import logprobs_per_row, masked, one_by_one, per_row
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,22 +79,23 @@ class DummyDevice:
         for row in step.rows:
             if self.fail_when.intersection(row.tokens):
                 raise DeviceFailed(f"step {step.number}: the dummy device was told to fail on a token of burst {row.burst}")
+        rows, refused = masked(step.rows, self.geometry)
         for copy in step.copies:
             self._copy(copy)
         seconds = self.cost.step + self.cost.page * len(step.copies)
         tokens: list[int] = []
         logprobs: list[Logprobs | None] = []
-        for row in step.rows:
+        for row in rows:
             if row.store:
                 self._store(row)
-        for row in step.rows:
+        for row in rows:
             context = self._read(row)
             seconds += self.cost.token * len(row.tokens) + self.cost.attended * len(row.tokens) * len(context)
             for pick in one_by_one(row):
                 token, how = self._sample(pick, context[: pick.position + len(pick.tokens)]), pick.sampling
                 tokens.append(token)
                 logprobs.append(Logprobs(-1.0, ((token, -1.0),)) if how is not None and how.logprobs > 0 else None)
-        return Outcome(step.number, per_row(step.rows, tokens), logprobs_per_row(step.rows, logprobs), seconds)
+        return Outcome(step.number, per_row(rows, tokens), logprobs_per_row(rows, logprobs), seconds, refused)
 
     def _copy(self, copy: Copy) -> None:
         self._slots[copy.target_tier][copy.target] = list(self._slots[copy.source_tier][copy.source])
@@ -117,13 +118,19 @@ class DummyDevice:
     def _sample(self, row: Row, context: list[int]) -> int:
         if row.history and list(row.history) != context:
             raise Panic(f"burst {row.burst} has a history of {len(row.history)} tokens that are not those of its context, {len(context)}")
-        return self.next(context, row.sampling)
+        token = self.next(context, row.sampling)
+        return self._allowed(token, row.masks[0]) if row.masks else token
 
     def next(self, context: Sequence[int], sampling: Sampling | None) -> int:
         """The token that comes after these."""
         salt = b"" if sampling is None or sampling.temperature == 0 else sampling.seed.to_bytes(8, "little")
         data = b"".join(token.to_bytes(4, "little") for token in context[-self.memory :])
         return int.from_bytes(blake2b(data + salt, digest_size=4).digest(), "little") % self.geometry.vocabulary
+
+    def _allowed(self, token: int, mask: bytes) -> int:
+        """The token, or another that the mask allows."""
+        ids = [i for i in range(self.geometry.vocabulary) if mask[i >> 3] >> (i & 7) & 1]
+        return token if token in ids else ids[token % len(ids)]
 
     def close(self) -> None:
         self._slots.clear()

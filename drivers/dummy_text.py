@@ -35,9 +35,13 @@ class DummyText:
 
     stop_ids: frozenset[int] = frozenset({END})
     private = False
+    size = PAD + 1
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode())
+
+    def token_bytes(self, token: int) -> bytes:
+        return bytes([token]) if token < 256 else b""
 
     def decode(self, ids: Sequence[int]) -> str:
         return bytes(token for token in ids if token < 256).decode(errors="replace")

@@ -16,7 +16,7 @@ from llmos.kernel.device import Geometry, Logprobs, Outcome, Row, Step, Tier
 from llmos.kernel.errno import DeviceFailed
 
 from .rope import inverse_frequencies
-from .rows import check_rows, logprobs_per_row, one_by_one, per_row
+from .rows import check_rows, logprobs_per_row, masked, one_by_one, per_row
 from .sampler import sample
 from .weights import Checkpoint
 
@@ -50,6 +50,7 @@ class ReferenceDevice:
     def execute(self, step: Step) -> Outcome:
         start = time.perf_counter()
         check_rows(step.rows, self._geometry)
+        rows, refused = masked(step.rows, self._geometry)
         tokens: list[int] = []
         logprobs: list[Logprobs | None] = []
         with torch.inference_mode():
@@ -57,14 +58,14 @@ class ReferenceDevice:
                 if not (0 <= copy.source < len(self.pages[copy.source_tier]) and 0 <= copy.target < len(self.pages[copy.target_tier])):
                     raise DeviceFailed(f"step {step.number}: {copy} names a frame that does not exist")
                 self.pages[copy.target_tier][copy.target] = self.pages[copy.source_tier][copy.source]
-            for row in step.rows:
+            for row in rows:
                 logits = self.logits(row)
                 if wanted := one_by_one(row):
                     chosen, logs = sample(logits[-len(wanted) :], wanted)
                     tokens += chosen
                     logprobs += logs or [None] * len(wanted)
-        found = per_row(step.rows, tokens), logprobs_per_row(step.rows, logprobs)
-        return Outcome(step.number, *found, time.perf_counter() - start)
+        found = per_row(rows, tokens), logprobs_per_row(rows, logprobs)
+        return Outcome(step.number, *found, time.perf_counter() - start, refused)
 
     def close(self) -> None:
         self._weights, self.pages = {}, {tier: torch.empty(0) for tier in Tier}

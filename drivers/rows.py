@@ -1,16 +1,24 @@
-"""The rows of a step: whether a device can execute them, asked before anything is written, and which tokens they want."""
+"""The rows of a step: whether a device can execute them, asked before anything is written, and which tokens they want.
+
+Rows with a grammar get their masks here. All grammars are asked before any is waited for, and together they hold a step up for
+PATIENCE at most: a row whose grammar takes longer is computed without sampling, and sits out until its mask is there.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import TypeVar
 
 from llmos.kernel.device import Geometry, Logprobs, Row
-from llmos.kernel.errno import DeviceFailed
+from llmos.kernel.errno import DeviceFailed, InvalidArgument
 
 T = TypeVar("T")
+
+PATIENCE = 0.005
+"""Seconds that a step waits for grammars: fifty times what a mask takes."""
 
 
 def check_rows(rows: Sequence[Row], geometry: Geometry) -> None:
@@ -31,6 +39,30 @@ def check_rows(rows: Sequence[Row], geometry: Geometry) -> None:
             raise DeviceFailed(f"burst {row.burst}: {row.guesses} guesses among {len(row.tokens)} tokens of a row that cannot hold them")
 
 
+def masked(rows: Sequence[Row], geometry: Geometry) -> tuple[tuple[Row, ...], tuple[tuple[int, str], ...]]:
+    """The same rows with their masks, without sampling where there is none yet; and (row, why) where a grammar has given up."""
+    asked = [(index, row, row.grammar) for index, row in enumerate(rows) if row.grammar is not None and row.sampling is not None]
+    if not asked:
+        return tuple(rows), ()
+    found, refused = list(rows), []
+    for _, row, grammar in asked:
+        grammar.ask(row.said, row.tokens[len(row.tokens) - row.guesses :])
+    deadline = time.monotonic() + PATIENCE
+    for index, row, grammar in asked:
+        try:
+            masks = grammar.masks(deadline)
+        except InvalidArgument as fault:
+            refused.append((index, str(fault.args[0])))
+            masks = None
+        if masks is None:
+            found[index] = replace(row, tokens=row.tokens[: len(row.tokens) - row.guesses], sampling=None, guesses=0)
+            continue
+        if len(masks) != row.guesses + 1 or any(len(mask) * 8 - geometry.vocabulary not in range(8) for mask in masks):
+            raise DeviceFailed(f"burst {row.burst}: the masks of its grammar do not fit {geometry.vocabulary} token ids")
+        found[index] = replace(row, masks=masks)
+    return tuple(found), tuple(refused)
+
+
 def one_by_one(row: Row) -> list[Row]:
     """The rows that would ask for the tokens of this one, each for one: what it is sampled from and by. None if it asks for none.
 
@@ -40,7 +72,10 @@ def one_by_one(row: Row) -> list[Row]:
         return [row] if row.sampling is not None else []
     known = len(row.tokens) - row.guesses
     seen = [row.tokens[: known + more] for more in range(row.guesses + 1)]
-    return [replace(row, tokens=tokens, history=row.history and row.history + tokens[known:], guesses=0) for tokens in seen]
+    return [
+        replace(row, tokens=tokens, history=row.history and row.history + tokens[known:], guesses=0, masks=row.masks[more : more + 1])
+        for more, tokens in enumerate(seen)
+    ]
 
 
 def per_row(rows: Sequence[Row], found: Iterable[T]) -> tuple[tuple[T, ...], ...]:

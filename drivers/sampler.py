@@ -1,6 +1,6 @@
 """The sampler: one token per row from its last logits, for all rows of a step at once.
 
-Semantics are `Sampling`'s, in its order: repetition penalty, temperature, top-k, top-p, min-p, then one draw. Every
+Semantics are `Sampling`'s, in its order, after the row's mask: repetition penalty, temperature, top-k, top-p, min-p, then one draw. Every
 filter is a cut-off on the logit, so tokens exactly as likely as the last one kept are kept too (as transformers does
 for top-k). The draw inverts the cumulative distribution in id order at a number that depends on (seed, position of
 the token) only, and each row is computed by itself: the rest of the batch changes nothing.
@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -43,6 +44,10 @@ def sample(logits: torch.Tensor, rows: Sequence[Row]) -> tuple[list[int], list[L
                 f"the model gave logits that are no numbers ({value}) to burst {row.burst} after {row.position + len(row.tokens)} tokens: "
                 "its weights or its pages are damaged; try again, and pull the model again if it stays"
             )
+    plain = logits
+    if any(row.masks for row in rows):
+        logits = allowed(logits, rows)
+        tokens = greedy(logits)[1]
     chosen: list[int] = tokens.tolist()
     special = [index for index, how in enumerate(wanted) if how.temperature > 0 or how.repetition_penalty != 1]
     if special:
@@ -50,7 +55,17 @@ def sample(logits: torch.Tensor, rows: Sequence[Row]) -> tuple[list[int], list[L
         drawn = _draw(numbers, [rows[index] for index in special], [wanted[index] for index in special])
         for index, token in zip(special, drawn, strict=True):
             chosen[index] = token
-    return chosen, _logprobs(logits, chosen, wanted)
+    return chosen, _logprobs(plain, chosen, wanted)
+
+
+def allowed(logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
+    """A copy with minus infinity for every id that a row's mask has no bit for. A row has one mask or none."""
+    logits = logits.clone()
+    for values, row in zip(logits, rows, strict=True):
+        if row.masks:
+            bits = np.unpackbits(np.frombuffer(row.masks[0], np.uint8), bitorder="little", count=len(values))
+            values.masked_fill_(torch.from_numpy(bits == 0), -math.inf)
+    return logits
 
 
 def greedy(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

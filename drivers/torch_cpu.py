@@ -25,7 +25,7 @@ from .decoder import Decoder
 from .frames import LAYOUT, Frames
 from .linear import machine_threads, seconds_per_product
 from .rates import measured
-from .rows import check_rows, logprobs_per_row, one_by_one, per_row
+from .rows import check_rows, logprobs_per_row, masked, one_by_one, per_row
 from .sampler import sample
 from .snapshots import Snapshots
 from .weights import Checkpoint
@@ -93,13 +93,14 @@ class TorchDevice:
         start = time.perf_counter()
         self._use_threads()
         check_rows(step.rows, self._geometry)
+        rows, refused = masked(step.rows, self._geometry)
         try:
             with torch.inference_mode():
                 self.frames.copy(step.copies)
-                tokens, logprobs = self._run(step.rows) if step.rows else ((), ())
+                tokens, logprobs = self._run(rows) if rows else ((), ())
         except (RuntimeError, MemoryError) as error:  # torch has no narrower class: out of memory, a failed kernel
             raise DeviceFailed(f"step {step.number}: torch could not execute it ({str(error)[:200]})") from error
-        return Outcome(step.number, tokens, logprobs, time.perf_counter() - start)
+        return Outcome(step.number, tokens, logprobs, time.perf_counter() - start, refused)
 
     def _use_threads(self) -> None:
         """As many as this device was given, on whichever thread it runs and whatever other devices have set meanwhile."""

@@ -17,7 +17,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from .account import Activity
-from .device import Logprobs, Sampling
+from .device import Grammar, Logprobs, Sampling
 from .errno import Fault, Panic
 from .lookup import Lookup
 from .process import Process
@@ -69,6 +69,8 @@ class Burst:
     started: float = 0.0
     first_token: float | None = None
     ended: float | None = None
+    grammar: Grammar | None = field(default=None, repr=False)
+    """What its tokens may be. Not looked at here: a row takes it to the device."""
     # the scheduler's own
     ticket: int = 0
     """Only the heap entry with this number is valid."""

@@ -12,6 +12,9 @@ each guess, every time by what comes before it, so that a guess proves right or 
 
     row.tokens = (t9, g10, g11), row.guesses = 2       sampled: t10, t11, t12; t11 stands if g10 = t10, t12 if g11 = t11 too
 
+A row may come with a grammar, which says what each token sampled may be. It is asked on the device's thread, right before the
+step: the kernel carries it from the call to the row and back to nobody, and never looks inside.
+
 Steps are executed in the order of submission; within a step every copy is finished before a row reads or
 writes a page. Knows nothing of processes, tensors, text or time.
 """
@@ -102,6 +105,24 @@ class Sampling:
 GREEDY = Sampling()
 
 
+class Grammar(Protocol):
+    """What the tokens of one burst may be, decided by those before them. Its methods are called by devices only, on their thread.
+
+    What it answers depends on its arguments alone: a step that failed, or was planned twice, changes nothing.
+    """
+
+    def ask(self, said: tuple[int, ...], guesses: tuple[int, ...]) -> None:
+        """Begin to find which tokens may follow `said`, all that the burst has sampled; and which each guess that follows it."""
+        ...
+
+    def masks(self, deadline: float) -> tuple[bytes, ...] | None:
+        """What was asked for: a mask each, a bit for every id (bit i % 8 of byte i // 8), not all zero; one more than there are guesses.
+
+        None if it is not there by `deadline` (of time.monotonic): ask again, with the same. Raises InvalidArgument if it gives up.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """Consecutive tokens of one context to compute in a step."""
@@ -122,6 +143,12 @@ class Row:
     """All known tokens of the context, only if sampling has a repetition penalty."""
     guesses: int = 0
     """How many of the tokens, at the end, are guesses: fewer than all, and only where the row samples and stores."""
+    grammar: Grammar | None = None
+    """What may be sampled; None: anything."""
+    said: tuple[int, ...] = ()
+    """The tokens that the burst has sampled so far, only if there is a grammar."""
+    masks: tuple[bytes, ...] = ()
+    """What the grammar said, one for each token to sample: a driver puts it here. Applied to the logits before all else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,11 +185,14 @@ class Outcome:
 
     number: int
     tokens: tuple[tuple[int, ...], ...]
-    """Per row, the sampled tokens, one more than it has guesses; none where none was asked for."""
+    """Per row, the sampled tokens, one more than it has guesses; none where none was asked for, or where a grammar was late: its
+    row has been computed, and is to ask again."""
     logprobs: tuple[tuple[Logprobs, ...], ...] = ()
     """Per row, of each of these tokens; none where none were asked for. Empty if no row asked for any."""
     seconds: float = 0.0
     """Time the device spent on it."""
+    refused: tuple[tuple[int, str], ...] = ()
+    """(row, why) where a grammar gave up. The row has been computed, but nothing was sampled, and nothing ever will be."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ import math
 from collections.abc import Callable, Iterable
 
 from .burst import Burst, State
+from .context import Context
 from .device import Geometry
 from .errno import Fault, OutOfPages
 from .fill import Fills
@@ -266,3 +267,10 @@ class Residence:
         victim.cause, victim.since = f"queued: preempted, its pages were given up {why}", now
         self.prefills.push(victim)
         return gained
+
+    def _discard(self, context: Context, position: int) -> None:
+        """Forget the page that holds `position` and those behind it."""
+        first = position // context.slots
+        context.computed = min(context.computed, first * context.slots)
+        if len(context.pages) > first:
+            context.unmap(first)

@@ -21,9 +21,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from .burst import Burst, State
-from .context import Context
 from .device import Geometry, Logprobs, Outcome, Retired, Row, Step
-from .errno import DeviceFailed, Panic
+from .errno import DeviceFailed, InvalidArgument, Panic
 from .lookup import HOPE, Lookup
 from .param import Params
 from .policy import Policy
@@ -195,6 +194,8 @@ class Scheduler(Residence):
                 store=store,
                 sampling=sampling,
                 history=tuple(context.tokens) if sampling is not None and sampling.repetition_penalty != 1.0 else (),
+                grammar=burst.grammar if last else None,
+                said=tuple(burst.output) if last and burst.grammar is not None else (),
             )
         )
         flown.append(burst)
@@ -296,12 +297,15 @@ class Scheduler(Residence):
                 burst.process.charge_tokens(-1)
             if row.guesses and not burst.context.closed:
                 burst.context.trim()
+        for index, why in result.refused:
+            if not (burst := flight.bursts[index]).done:
+                self.end(burst, now, "failed", InvalidArgument(why))
         for key in sealed:
             self._unblock(self.fills.sealed(key), now)
 
     def _standing(self, burst: Burst, row: Row, sampled: tuple[int, ...]) -> tuple[int, ...]:
         """The tokens that decoding one at a time would have come to: up to the first that was guessed wrong, a limit, or a stop."""
-        if not row.guesses or burst.done:
+        if not row.guesses or burst.done or not sampled:
             return sampled[:1]
         guesses = row.tokens[-row.guesses :]
         right = next((i for i, guess in enumerate(guesses) if guess != sampled[i]), len(guesses))
@@ -319,10 +323,11 @@ class Scheduler(Residence):
         self.prefilled += prefill
         self.decoded += sampled
         if row.guesses:
+            right = max(sampled - 1, 0)
             usage.guessed_tokens += row.guesses
-            usage.right_tokens += sampled - 1
+            usage.right_tokens += right
             self.guessed += row.guesses
-            self.right += sampled - 1
+            self.right += right
         self.policy.charge(process, prefill, sampled, len(row.frames))
 
     def _advance(
@@ -343,6 +348,8 @@ class Scheduler(Residence):
         burst.reached = max(burst.reached, context.computed)
         if tokens:
             self._emit(burst, tokens, logprobs, now)
+        elif row.sampling is not None:  # its grammar is late, or has given up
+            burst.process.charge_tokens(-1)
         elif burst.sampling is None and context.computed == len(context.tokens):
             self.end(burst, now, "stop")
         if burst.done:
@@ -390,10 +397,3 @@ class Scheduler(Residence):
             elif burst.state in (State.RUNNING, State.PAGING):
                 self._move(burst, State.READY, now, "queued: the step failed and is tried again row by row")
                 self.suspects.append(burst)
-
-    def _discard(self, context: Context, position: int) -> None:
-        """Forget the page that holds `position` and those behind it."""
-        first = position // context.slots
-        context.computed = min(context.computed, first * context.slots)
-        if len(context.pages) > first:
-            context.unmap(first)

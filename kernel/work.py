@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from .burst import Burst
 from .context import Context
-from .device import GREEDY, Geometry, Retired, Sampling, Step
+from .device import GREEDY, Geometry, Grammar, Retired, Sampling, Step
 from .dispatch import Dispatcher
 from .errno import AlreadyExists, BadHandle, InvalidArgument, NotFound, OutOfPages, QuotaExceeded, TooLong, TryAgain
 from .param import Params
@@ -177,17 +177,25 @@ class Work:
         max_tokens: int,
         tokens: Sequence[int] = (),
         stop_ids: frozenset[int] = frozenset(),
+        grammar: Grammar | None = None,
     ) -> int:
-        """Append `tokens`, then sample up to `max_tokens` more. Returns the burst's number; its `output` grows."""
+        """Append `tokens`, then sample up to `max_tokens` more, within a grammar. Returns the burst's number; its `output` grows."""
         context = self._idle(pid, cid)
         if max_tokens < 1:
             raise InvalidArgument(f"max_tokens is {max_tokens}; ask for at least 1")
         if not tokens and not context.tokens:
             raise InvalidArgument(f"context {cid} is empty: append something before generating")
-        return self._submit(now, context, tokens, sampling, max_tokens, stop_ids)
+        return self._submit(now, context, tokens, sampling, max_tokens, stop_ids, grammar)
 
     def _submit(
-        self, now: float, context: Context, tokens: Sequence[int], sampling: Sampling | None, max_tokens: int, stop_ids: frozenset[int]
+        self,
+        now: float,
+        context: Context,
+        tokens: Sequence[int],
+        sampling: Sampling | None,
+        max_tokens: int,
+        stop_ids: frozenset[int],
+        grammar: Grammar | None = None,
     ) -> int:
         process, scheduler = context.process, self._scheduler(context.device)
         if not process.live:
@@ -210,7 +218,7 @@ class Work:
             raise over
         process.charge_tokens(len(tokens))
         context.tokens.extend(tokens)
-        burst = Burst(self._numbers(), process, context, sampling, max_tokens, stop_ids)
+        burst = Burst(self._numbers(), process, context, sampling, max_tokens, stop_ids, grammar=grammar)
         context.burst = burst
         self.bursts[burst.bid] = burst
         process.bursts.add(burst.bid)

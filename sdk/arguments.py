@@ -5,6 +5,7 @@ All else is checked by the ABI. Every refusal is an InvalidArgument that names t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -65,3 +66,33 @@ def demand_name(name: Any, what: str) -> None:
     """None, or a name that is text. Its bounds are the ABI's."""
     if name is not None and not (isinstance(name, str) and name):
         raise InvalidArgument(f"{what} must be a name, not {'empty' if name == '' else 'a ' + type(name).__name__}")
+
+
+def form_of(schema: Any, regex: Any, choice: Any, tools: Any) -> dict[str, Any]:
+    """What a reply must look like, as it crosses the border."""
+    form: dict[str, Any] = {}
+    if schema is not None:
+        form["json_schema"] = schema_text(schema, "schema")
+    if regex is not None:
+        form["regex"] = regex
+    if choice is not None:
+        form["choice"] = listed(choice, "choice")
+    if tools is not None:
+        if not isinstance(tools, Mapping):
+            raise InvalidArgument(f"tools must be a dict of names and schemas, not a {type(tools).__name__}")
+        form["tools"] = [{"name": name, "json_schema": schema_text(each, f"schema of tool {name}")} for name, each in tools.items()]
+    return form
+
+
+def schema_text(schema: Any, what: str) -> str:
+    """A JSON schema as text; of a pydantic model, its own."""
+    if isinstance(schema, str):
+        return schema
+    if hasattr(schema, "model_json_schema"):
+        schema = schema.model_json_schema()
+    if not isinstance(schema, Mapping):
+        raise InvalidArgument(f"{what} must be a JSON schema as text or dict, or a pydantic model's class, not a {type(schema).__name__}")
+    try:
+        return json.dumps(dict(schema), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidArgument(f"{what} cannot be written as JSON: {error}") from None

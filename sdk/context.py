@@ -15,7 +15,7 @@ from typing import Any
 
 from llmos.syscalls.abi import ContextInfo, Fault, InvalidArgument, Reply
 
-from .arguments import listed, messages_of
+from .arguments import form_of, listed, messages_of
 from .generation import Generation
 from .port import Port
 
@@ -109,11 +109,19 @@ class Context:
         stop_ids: Sequence[int] = (),
         ignore_stop: bool = False,
         logprobs: int = 0,
+        schema: Any = None,
+        regex: str | None = None,
+        choice: Sequence[str] | None = None,
+        tools: Mapping[str, Any] | None = None,
     ) -> Generation:
         """Sample a reply; it begins at once. What is given first (user, messages, text or tokens) is added before it.
 
         The defaults are greedy, up to what is left of the window. Without a seed each call draws the next of the
         process's own. See Generation for the ways to take the reply.
+
+        At most one of these gives the reply a form: `schema` (a JSON schema as text or dict, or a pydantic model's class), `regex`,
+        `choice` (one of these texts), or `tools` (name -> schema of its arguments; the reply is a call of one). It is whole if its
+        reason is "stop"; `reply.json()` parses it.
         """
         arguments: dict[str, Any] = {
             "context": self.handle,
@@ -129,6 +137,7 @@ class Context:
             "ignore_stop": ignore_stop,
             "logprobs": logprobs,
         }
+        arguments |= form_of(schema, regex, choice, tools)
         arguments |= content(user=user, messages=messages, text=text, tokens=tokens)
         return Generation(self._port, self.pid, arguments, self._replied)
 

@@ -255,6 +255,9 @@ if TYPE_CHECKING:
         Sampled as Sampled,
     )
     from .arguments import (
+        Schema as Schema,
+    )
+    from .arguments import (
         Send as Send,
     )
     from .arguments import (
@@ -283,6 +286,9 @@ if TYPE_CHECKING:
     )
     from .arguments import (
         Tokens as Tokens,
+    )
+    from .arguments import (
+        Tool as Tool,
     )
     from .arguments import (
         ToolName as ToolName,

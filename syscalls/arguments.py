@@ -40,6 +40,8 @@ Nice: TypeAlias = Annotated[int, Field(ge=-20, le=19)]
 ClassName: TypeAlias = Literal["interactive", "normal", "batch", "idle"]
 SignalName: TypeAlias = Literal["INT", "KILL", "TERM", "CONT", "STOP"]
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
+Choice: TypeAlias = Annotated[str, Field(min_length=1, max_length=param.MAX_CHOICE)]
+Schema: TypeAlias = Annotated[str, Field(min_length=1, max_length=param.MAX_SCHEMA)]
 Count: TypeAlias = Annotated[int, Field(ge=0, le=param.MAX_ID)]
 
 
@@ -187,11 +189,33 @@ class Sampled(Arguments):
     stop: Annotated[list[StopString], Field(max_length=param.MAX_STOPS, fail_fast=True)] = []
 
 
+class Tool(Arguments):
+    name: Name
+    json_schema: Schema
+    """Of its arguments: a JSON schema of an object, as text."""
+
+
 class Generate(Content, Sampled):
+    json_schema: Schema | None = None
+    """The reply is JSON of this schema, given as text. At most one of this and the next three; they decide where the reply ends."""
+    regex: Annotated[str, Field(min_length=1, max_length=param.MAX_REGEX)] | None = None
+    choice: Annotated[list[Choice], Field(min_length=1, max_length=param.MAX_CHOICES, fail_fast=True)] | None = None
+    """The reply is one of these texts."""
+    tools: Annotated[list[Tool], Field(min_length=1, max_length=param.MAX_TOOLS, fail_fast=True)] | None = None
+    """The reply calls one of these: {"name": ..., "arguments": {...}}."""
     stop_ids: Annotated[list[TokenId], Field(max_length=param.MAX_STOP_IDS, fail_fast=True)] = []
     ignore_stop: bool = False
     """Generate exactly max_tokens: neither stop ids nor stop strings end it."""
     logprobs: Annotated[int, Field(ge=0, le=20)] = 0
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Generate:
+        forms = sum(part is not None for part in (self.json_schema, self.regex, self.choice, self.tools))
+        if forms > 1:
+            raise ValueError("give one of schema, regex, choice and tools, not several")
+        if forms and (self.stop or self.stop_ids or self.ignore_stop):
+            raise ValueError("schema, regex, choice and tools say where the reply ends: leave out stop, stop_ids and ignore_stop")
+        return self
 
 
 class Tokenize(Arguments):

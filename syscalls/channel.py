@@ -32,6 +32,8 @@ class Offload:
     """Work that would hold up the kernel's thread; another thread does it while the call sleeps."""
 
     work: Callable[[], Any]
+    slow: bool = False
+    """It may take seconds: it waits for others of its kind only, and they for it."""
 
 
 @types.coroutine
@@ -41,13 +43,13 @@ def sleep(channel: Channel) -> Generator[Channel, None, None]:
 
 
 @types.coroutine
-def _offload(work: Callable[[], Any]) -> Generator[Offload, Any, Any]:
-    return (yield Offload(work))
+def _offload(work: Callable[[], Any], slow: bool) -> Generator[Offload, Any, Any]:
+    return (yield Offload(work, slow))
 
 
-async def offload(work: Callable[[], T]) -> T:
+async def offload(work: Callable[[], T], *, slow: bool = False) -> T:
     """Run `work` on another thread and sleep until it is done; its Fault is raised here."""
-    return cast(T, await _offload(work))
+    return cast(T, await _offload(work, slow))
 
 
 @dataclass(slots=True)

@@ -21,6 +21,7 @@ from .audit import Auditor
 from .call import Ledger
 from .channel import Channels
 from .disk.disk import Disk
+from .grammar import Grammars
 from .results import ModelInfo
 from .text import Text
 from .toolbox import Toolbox
@@ -46,6 +47,11 @@ class Models(Protocol):
     @property
     def texts(self) -> Mapping[str, Text]:
         """Of every loaded model, by the name of its device."""
+        ...
+
+    @property
+    def grammars(self) -> Mapping[str, Grammars]:
+        """The same; those of a model whose replies cannot be held to a form are not there."""
         ...
 
     def resolve(self, name: str | None) -> str:

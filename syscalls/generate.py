@@ -11,10 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from llmos.kernel.burst import Burst
-from llmos.kernel.device import Geometry, Logprobs, Sampling
+from llmos.kernel.device import Geometry, Grammar, Logprobs, Sampling
 from llmos.kernel.errno import Cancelled, InvalidArgument, NotSupported, TooLong, TryAgain
 
-from . import abi, param
+from . import abi, grammar, param
 from .call import Call
 from .channel import offload, sleep
 from .context import Addition, demand_tokens, loaded, prepare, raise_failure, settle
@@ -79,6 +79,9 @@ async def generate(core: Core, call: Call, args: abi.Generate) -> abi.Reply:
 
     After chat messages the model's turn is asked for; after an unfinished reply it is gone on with; after plain text or
     tokens the text is continued. The reply stays in the context.
+
+    With a schema, a regex, a choice or tools the reply is sampled within that form, and ends where the form does: its reason is
+    "stop" if and only if it is whole. One that reaches max_tokens before has the reason "length", and is a part.
     """
     pid, cid, kernel = call.pid, args.context, core.kernel
     transcript = core.transcript(pid, cid)
@@ -86,13 +89,25 @@ async def generate(core: Core, call: Call, args: abi.Generate) -> abi.Reply:
         raise TryAgain(f"another call is adding to context {cid}; wait for it to end, or fork the context")
     transcript.busy = True
     try:
-        addition = await prepare(core, kernel.context(pid, cid), transcript, args, reply=True)
-        return await _run(core, call, args, transcript, addition)
+        context = kernel.context(pid, cid)
+        form = await _form(core, context.device, args)
+        addition = await prepare(core, context, transcript, args, reply=True)
+        return await _run(core, call, args, transcript, addition, form)
     finally:
         transcript.busy = False
 
 
-async def _run(core: Core, call: Call, args: abi.Generate, transcript: Transcript, addition: Addition) -> abi.Reply:
+async def _form(core: Core, device: str, args: abi.Generate) -> Grammar | None:
+    """What the reply must look like. A caller's, however long it takes to compile: not on this thread, and not on that of others."""
+    if not grammar.asked(args):
+        return None
+    grammars = core.models.grammars.get(device)
+    if grammars is None:
+        raise NotSupported(f"replies of {device} cannot be held to a form; ask without schema, regex, choice and tools")
+    return await offload(lambda: grammars.compile(*grammar.source(args)), slow=True)
+
+
+async def _run(core: Core, call: Call, args: abi.Generate, transcript: Transcript, addition: Addition, form: Grammar | None) -> abi.Reply:
     pid, kernel = call.pid, core.kernel
     context = kernel.context(pid, args.context)
     text, begin = core.text(context.device), len(context.tokens)
@@ -112,7 +127,9 @@ async def _run(core: Core, call: Call, args: abi.Generate, transcript: Transcrip
         logprobs=args.logprobs,
     )
     most = _room(args.max_tokens, start, context.memory.geometry)
-    bid = kernel.generate(core.clock(), pid, args.context, sampling=sampling, max_tokens=most, tokens=addition.tokens, stop_ids=stop_ids)
+    bid = kernel.generate(
+        core.clock(), pid, args.context, sampling=sampling, max_tokens=most, tokens=addition.tokens, stop_ids=stop_ids, grammar=form
+    )
     burst = kernel.burst(pid, bid)
     turn = _record(transcript, addition, begin, start)
     stream = _Stream(call, burst, text.decoder(), Stops(() if args.ignore_stop else args.stop), stop_ids, text.private)

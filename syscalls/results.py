@@ -6,9 +6,12 @@ kernel tells of itself (kernel/view.py) is given out as it is.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from typing import Any
 
 from llmos.kernel.device import Logprobs
+from llmos.kernel.errno import BadFormat
 from llmos.kernel.view import ProcessView, Statistics
 
 
@@ -108,6 +111,14 @@ class Reply:
     usage: GenerationUsage
     length: int
     """Of the context afterwards."""
+
+    def json(self) -> Any:
+        """The text as JSON. Raises BadFormat if it is not, as when max_tokens ended it."""
+        try:
+            return json.loads(self.text)
+        except ValueError as error:
+            cut = "max_tokens ended it before it was whole: ask for more" if self.reason == "length" else f"{error}; ask with a schema"
+            raise BadFormat(f"the reply is not JSON: {cut}") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,9 +52,10 @@ Elsewhere = Callable[[Callable[[], Any], Callable[[Any, Fault | None], None]], N
 class Trap:
     """Invariant: a call under way sleeps on exactly one channel, or waits for work elsewhere, or is runnable."""
 
-    def __init__(self, core: Core, elsewhere: Elsewhere, died: Callable[[int], None]) -> None:
+    def __init__(self, core: Core, elsewhere: Elsewhere, died: Callable[[int], None], aside: Elsewhere | None = None) -> None:
+        """aside: the same for work that may take seconds; None: there is no better place for it."""
         self.core = core
-        self._elsewhere = elsewhere
+        self._elsewhere, self._aside = elsewhere, aside or elsewhere
         self._died = died
         self._asleep: dict[int, dict[Call, None]] = {}
         """pid -> its calls that sleep."""
@@ -171,7 +172,7 @@ class Trap:
         if isinstance(want, Offload):
             call.ticket += 1
             ticket = call.ticket
-            self._elsewhere(want.work, lambda value, fault: self._back(call, ticket, value, fault))
+            (self._aside if want.slow else self._elsewhere)(want.work, lambda value, fault: self._back(call, ticket, value, fault))
         else:
             self.core.channels.add(want, call)
             if want[0] in _BLOCKING:

@@ -24,7 +24,7 @@ from llmos.kernel.errno import DeviceFailed, InvalidArgument, NotSupported
 from ..frequencies import inverse_frequencies
 from ..philox import uniform
 from ..rates import measured
-from ..rows import check_rows, logprobs_per_row, one_by_one, per_row
+from ..rows import check_rows, logprobs_per_row, masked, one_by_one, per_row
 from ..weights import Checkpoint
 from .compiler import Compiled
 from .native import MOST_LOGPROBS, PICK, ROW, Native, StepIn
@@ -94,9 +94,10 @@ class NativeDevice:
     def execute(self, step: Step) -> Outcome:
         start = time.perf_counter()
         check_rows(step.rows, self._geometry)
+        rows, refused = masked(step.rows, self._geometry)
         self._copy(step.copies)
-        tokens, logprobs = self._run(step.rows) if step.rows else ((), ())
-        return Outcome(step.number, tokens, logprobs, time.perf_counter() - start)
+        tokens, logprobs = self._run(rows) if rows else ((), ())
+        return Outcome(step.number, tokens, logprobs, time.perf_counter() - start, refused)
 
     def hidden(self, rows: Sequence[Row]) -> NDArray[np.float32]:
         """Hidden states [tokens, width] of all rows' tokens before the last norm, one row after the other; stores their KV."""
@@ -159,7 +160,8 @@ class NativeDevice:
             picks += wanted
         given[:] = packed
         picked, history = self._pack(picks, places)
-        arrays = [given, picked, *(np.array(numbers, np.int32) for numbers in (tokens, frames, history or [0]))]
+        masks = np.frombuffer(b"".join(mask for row in picks for mask in row.masks) or b"\0", np.uint8)
+        arrays = [given, picked, *(np.array(numbers, np.int32) for numbers in (tokens, frames, history or [0])), masks]
         count = len(picks)
         out = (np.zeros(count, np.float32), np.zeros(count, np.int32), np.zeros(count, np.float32))
         top = (np.zeros((count, MOST_LOGPROBS), np.int32), np.zeros((count, MOST_LOGPROBS), np.float32))
@@ -169,17 +171,22 @@ class NativeDevice:
         return picks, (*out, *top)
 
     def _pack(self, picks: Sequence[Row], places: Sequence[int]) -> tuple[NDArray[Any], list[int]]:
-        """What C++ is told of the picks, and their histories one after the other. places: the token of the step each comes after."""
+        """What C++ is told of the picks, and their histories one after the other. places: the token of the step each comes after.
+
+        Masks lie one after the other too, each as long as a bit for every id takes.
+        """
         hows = [row.sampling or GREEDY for row in picks]
         numbers = [0.0] * len(picks)
         if any(how.temperature > 0 for how in hows):
             numbers = uniform([how.seed for how in hows], [row.position + len(row.tokens) for row in picks]).tolist()
-        packed, history = [], list[int]()
+        packed, history, masks = [], list[int](), 0
         for row, how, place, number in zip(picks, hows, places, numbers, strict=True):
             seen = row.history if how.repetition_penalty != 1 else ()
             filters = (how.top_k, min(how.logprobs, self._config.vocabulary, MOST_LOGPROBS), len(history), len(seen))
-            packed.append((place, *filters, how.temperature, how.top_p, how.min_p, how.repetition_penalty, number))
+            masked = masks if row.masks else -1
+            packed.append((place, *filters, masked, how.temperature, how.top_p, how.min_p, how.repetition_penalty, number))
             history += seen
+            masks += bool(row.masks)
         given = np.zeros(len(picks), PICK)
         given[:] = packed
         return given, history

@@ -23,7 +23,7 @@ ROW = np.dtype([(name, "<i4") for name in ("first", "count", "position", "frames
 """A row of a step: RowIn in step.cpp."""
 
 PICK = np.dtype(
-    [(name, "<i4") for name in ("token", "top_k", "logprobs", "history", "history_size")]
+    [(name, "<i4") for name in ("token", "top_k", "logprobs", "history", "history_size", "mask")]
     + [(name, "<f4") for name in ("temperature", "top_p", "min_p", "penalty")]
     + [("uniform", "<f8")],
     align=True,
@@ -45,7 +45,10 @@ class StepIn(ctypes.Structure):
     """StepIn in step.cpp."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("rows", "picks", "tokens", "frames", "history", "cache", "cosines", "sines", "greatest")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("rows", "picks", "tokens", "frames", "history", "masks", "cache", "cosines", "sines", "greatest")
+        ),
         *((name, ctypes.c_void_p) for name in ("chosen", "chosen_logprobs", "top_ids", "top_logprobs", "hidden", "logits")),
         *((name, ctypes.c_int32) for name in ("count", "pick_count")),
     ]

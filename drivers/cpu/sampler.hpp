@@ -41,6 +41,16 @@ inline int arg_max(const float* x, int n) {
     return 0;
 }
 
+// Minus infinity for every id without a bit in the mask, which has one at least.
+inline void forbid(float* logits, int n, const std::uint8_t* mask) {
+    for (int i = 0; i < n; i += 8) {
+        const unsigned bits = mask[i / 8];
+        if (bits == 0xff) continue;
+        for (int j = i; j < std::min(n, i + 8); j++)
+            if (!(bits >> (j - i) & 1)) logits[j] = -std::numeric_limits<float>::infinity();
+    }
+}
+
 class Sampler {
    public:
     // logits: n numbers, overwritten; readable and writable up to a whole number of vectors.

@@ -43,6 +43,7 @@ struct StepIn {
     const std::int32_t* tokens;
     const std::int32_t* frames;
     const std::int32_t* history;
+    const std::uint8_t* masks;  // [masks, vocabulary / 8, rounded up]
     std::uint8_t* cache;
     const float *cosines, *sines;  // [positions, head width / 2]
     Picked out;
@@ -283,7 +284,7 @@ class Model {
             in.out.greatest[p] = best.value;
             in.out.chosen[p] = best.id;
             if (in.logits) std::memcpy(in.logits + std::size_t(p) * shape_.vocabulary, kept[p], shape_.vocabulary * sizeof(float));
-            if (kept[p] && best.value - best.value == 0) choose(in.picks[p], in.history, kept[p], shape_.vocabulary, padded, in.out, p);
+            if (kept[p] && best.value - best.value == 0) choose(in.picks[p], in.history, in.masks, kept[p], shape_.vocabulary, padded, in.out, p);
         });
     }
 

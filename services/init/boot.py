@@ -140,7 +140,9 @@ async def attach(settings: Settings, catalogue: Catalogue, *, preload: bool) -> 
         try:
             async with anyio.create_task_group() as tasks:
                 programs = Programs(port, tasks)
-                thread.trap = Trap(made.core, thread.elsewhere, lambda pid: port.queue(Notice(lambda: programs.died(pid)), None, None))
+                thread.trap = Trap(
+                    made.core, thread.elsewhere, lambda pid: port.queue(Notice(lambda: programs.died(pid)), None, None), thread.aside
+                )
                 thread.on_breath(port.flush, partial(_tell, loop, port))
                 if preload:
                     thread.post(lambda: begin_load(made.models))

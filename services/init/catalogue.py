@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from llmos.drivers.dummy import DummyDevice
 from llmos.drivers.dummy_text import DummyText
+from llmos.drivers.grammar import Grammars
 
 from .models import LoadedModel
 
@@ -22,7 +23,8 @@ class DummyCatalogue:
 
     def load(self, name: str) -> LoadedModel:
         device = DummyDevice(name, frames=self._frames, host_frames=self._host_frames, vocabulary=self.VOCABULARY, window=self.WINDOW)
-        return LoadedModel(device, DummyText())
+        text = DummyText()
+        return LoadedModel(device, text, Grammars(text, self.VOCABULARY))
 
     def sizes(self) -> dict[str, int]:
         return {self._default: 0}

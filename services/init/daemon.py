@@ -124,7 +124,7 @@ async def listening(
             endpoint.died(pid)
             runners.died(pid)
 
-        thread.trap = trap = Trap(made.core, thread.elsewhere, died)
+        thread.trap = trap = Trap(made.core, thread.elsewhere, died, thread.aside)
         made.core.runners = runners = Runners(trap, thread, settings)
         endpoint = Endpoint(trap, thread, path, model=settings.model, silence=silence, left=runners.left)
         runners.endpoint = endpoint

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, cast
 
+from llmos.drivers.grammar import Grammars
 from llmos.drivers.worker import Worker
 from llmos.kernel.device import Device
 from llmos.kernel.errno import DeviceFailed, Fault, ShutDown
@@ -31,6 +32,8 @@ class LoadedModel:
 
     device: Device | SlotDevice
     text: Text
+    grammars: Grammars | None = None
+    """None: its replies cannot be held to a form."""
 
 
 class Catalogue(Protocol):
@@ -70,6 +73,7 @@ class LoadedModels:
         self._loads: dict[str, Load] = {}
         self._closed = False
         self.texts: dict[str, Text] = {}
+        self.grammars: dict[str, Grammars] = {}
 
     def resolve(self, name: str | None) -> str:
         return self._catalogue.resolve(name)
@@ -97,6 +101,8 @@ class LoadedModels:
         else:
             self._kernel.attach(made.device.geometry)
             self.texts[name] = made.text
+            if made.grammars is not None:
+                self.grammars[name] = made.grammars
             self._thread.machines[name] = self._loop_of(name, made.device, load.worker)
         if self._thread.trap is not None:
             self._thread.trap.wake(("model", name))
@@ -134,4 +140,7 @@ class LoadedModels:
         self._thread.post(close)
         closed.wait(1.0 if self._thread.failure is None else 0.0)
         self._closed = True
-        return [name for name, load in self._loads.items() if not load.worker.close(seconds)]
+        late = [name for name, load in self._loads.items() if not load.worker.close(seconds)]
+        for grammars in self.grammars.values():
+            grammars.close()
+        return late

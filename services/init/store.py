@@ -8,6 +8,7 @@ from typing import cast
 
 from llmos.drivers.checkpoint import open_checkpoint
 from llmos.drivers.cpu.weights import Weights
+from llmos.drivers.grammar import Grammars
 from llmos.drivers.tokenizer import load_text
 from llmos.kernel.errno import Fault, NotFound
 from llmos.services.library import Library, Manifest
@@ -73,7 +74,7 @@ class StoreCatalogue:
             text = beside.submit(load_text, manifest.path, manifest.cache)
             device = open_device(name, open_checkpoint(manifest.path, manifest.cache), self._settings, cast(Weights, manifest.weights))
             try:
-                return LoadedModel(device, text.result())
+                return LoadedModel(device, text.result(), Grammars(text.result(), device.geometry.vocabulary))
             except BaseException:
                 device.close()
                 raise

@@ -57,6 +57,7 @@ class KernelThread:
         self._timer: asyncio.TimerHandle | None = None
         self._deadline: float | None = None
         self._hands = ThreadPoolExecutor(_HANDS, thread_name_prefix="llmos-hand")
+        self._slow = ThreadPoolExecutor(1, thread_name_prefix="llmos-slow")
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     # --- from any thread
@@ -106,11 +107,18 @@ class KernelThread:
         self.post(self._end)
         self._thread.join(seconds)
         self._hands.shutdown(wait=True, cancel_futures=True)
+        self._slow.shutdown(wait=True, cancel_futures=True)
         return not self._thread.is_alive()
 
     def elsewhere(self, work: Callable[[], Any], back: Callable[[Any, Fault | None], None]) -> None:
         """Run work on another thread, then `back` on this one with its result or its fault, whatever became of it; a Panic ends all."""
+        self._give(self._hands, work, back)
 
+    def aside(self, work: Callable[[], Any], back: Callable[[Any, Fault | None], None]) -> None:
+        """The same for work that may take seconds, on a thread of its own: nothing but its like waits for it."""
+        self._give(self._slow, work, back)
+
+    def _give(self, hands: ThreadPoolExecutor, work: Callable[[], Any], back: Callable[[Any, Fault | None], None]) -> None:
         def run() -> None:
             try:
                 value, fault = work(), None
@@ -124,7 +132,7 @@ class KernelThread:
                 value, fault = None, Fault(f"failed inside llmos with {type(bug).__name__}: this is a bug; its traceback is in the log")
             self.post(lambda: back(value, fault))
 
-        self._hands.submit(run)
+        hands.submit(run)
 
     # --- on this thread
 

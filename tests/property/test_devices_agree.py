@@ -8,6 +8,7 @@ earlier step and is no longer true would show.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,9 @@ import pytest
 
 pytest.importorskip("torch")
 
+import torch
 from contexts import Context, Frontend
+from forms import Rule, bits
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -26,6 +29,7 @@ from llmos.drivers import attention
 from llmos.drivers.config import ModelConfig, Rope, weight_shapes
 from llmos.drivers.cpu.device import NativeDevice
 from llmos.drivers.reference import ReferenceDevice
+from llmos.drivers.sampler import sample
 from llmos.drivers.torch_cpu import TorchDevice
 from llmos.drivers.weights import Checkpoint, Weight
 from llmos.kernel.device import Device, Geometry, Outcome, Row, Sampling, Step
@@ -211,3 +215,58 @@ TestDevicesAgree.settings = settings(max_examples=25, stateful_step_count=30, de
 
 TestNativeAgrees = NativeMachine.TestCase
 TestNativeAgrees.settings = TestDevicesAgree.settings
+
+
+@pytest.mark.parametrize("allowed", [[7], [3, 46, 47], range(1, VOCABULARY, 2), range(VOCABULARY)], ids=["one", "three", "odd", "all"])
+@pytest.mark.parametrize("how", [*HOWS, Sampling(temperature=1.0, min_p=0.2), Sampling(temperature=2.0, top_k=2)])
+@pytest.mark.parametrize("kind", DEVICES)
+def test_what_a_mask_forbids_is_never_sampled(kind: str, how: Sampling, allowed: Sequence[int]) -> None:
+    """The token is what the torch sampler makes of the device's own logits; log-probabilities are those without a mask."""
+    device = DEVICES[kind]()
+    try:
+        frontend, prompt = Frontend(device), [token % VOCABULARY for token in range(3, 60, 5)]
+        context = Context(list(prompt))
+        for _ in range(8):
+            row = frontend.row(context, sampling=how)
+            masked = replace(row, grammar=Rule(lambda said: allowed, VOCABULARY))
+            outcome = frontend.step([masked])
+            ((token,),) = outcome.tokens
+            assert token in allowed
+            if isinstance(device, NativeDevice):
+                logits = torch.from_numpy(device.logits([replace(row, store=False)]))
+                assert sample(logits, [replace(row, masks=(bits(allowed, VOCABULARY),))])[0] == [token]
+            if how.logprobs:
+                unmasked = device.execute(Step(99, (replace(row, store=False),)))
+                values = [[value for _, value in each.logprobs[0][0].top] for each in (outcome, unmasked)]
+                assert values[0] == pytest.approx(values[1], abs=1e-5)
+                assert outcome.logprobs[0][0].chosen <= outcome.logprobs[0][0].top[0][1]
+            if len(allowed) == VOCABULARY:
+                assert outcome.tokens == device.execute(Step(99, (replace(row, store=False),))).tokens
+            context.tokens.append(token)
+    finally:
+        device.close()
+
+
+@pytest.mark.parametrize("kind", DEVICES)
+def test_late_and_broken_grammars_leave_the_rest_of_a_batch_alone(kind: str) -> None:
+    device = DEVICES[kind]()
+    try:
+        frontend = Frontend(device)
+        late, broken = (Rule(lambda said: [5], VOCABULARY) for _ in range(2))
+        late.late, broken.broken = 1, "too large"
+        rows = [frontend.row(Context([1, 2, n]), sampling=WATCHED) for n in range(4)]
+        alone = [device.execute(Step(1, (row,))) for row in rows]
+        rows[1], rows[2] = replace(rows[1], grammar=late), replace(rows[2], grammar=broken)
+        outcome = device.execute(Step(2, tuple(rows)))
+        assert [len(tokens) for tokens in outcome.tokens] == [1, 0, 0, 1]
+        assert outcome.refused == ((2, "too large"),)
+        assert outcome.tokens[0] == alone[0].tokens[0]
+        assert outcome.tokens[3] == alone[3].tokens[0]
+        if device.geometry.batch_invariant:
+            assert [outcome.logprobs[n] for n in (0, 3)] == [alone[n].logprobs[0] for n in (0, 3)], "bit for bit"
+        again = device.execute(Step(3, (rows[1], rows[0])))
+        assert again.tokens == ((5,), alone[0].tokens[0])
+        with pytest.raises(DeviceFailed, match="do not fit"):
+            device.execute(Step(4, (replace(rows[0], grammar=Rule(lambda said: [5], 20)),)))
+    finally:
+        device.close()

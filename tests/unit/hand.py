@@ -77,6 +77,7 @@ class Shelf:
 
     def __init__(self) -> None:
         self.texts: dict[str, Text] = {"dummy": DummyText()}
+        self.grammars: dict[str, Any] = {}
         self.loads: dict[str, Load] = {}
 
     def resolve(self, name: str | None) -> str:

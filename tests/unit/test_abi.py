@@ -170,14 +170,24 @@ def bounds(row: Row, argument: str) -> list[tuple[Any, Any]]:
         elif isinstance(bound, Lt):
             found.append((bound.lt - 1, bound.lt))
         elif isinstance(bound, MinLen):
-            found.append((letter * bound.min_length, letter * (bound.min_length - 1)))
+            found.append((_made(kind) * bound.min_length, _made(kind) * (bound.min_length - 1)))
         elif isinstance(bound, MaxLen):
-            made: Any = b"x" if "bytes" in kind else letter
-            if "list" in kind:
-                made = [{"role": "user", "content": ""}] if "Message" in kind else [0] if "int" in kind else [letter]
-                made = [{"name": "x", "schema": "{}"}] if "ToolSpec" in kind else made
-            found.append((made * bound.max_length, made * (bound.max_length + 1)))
+            found.append((_made(kind) * bound.max_length, _made(kind) * (bound.max_length + 1)))
     return found
+
+
+def _made(kind: str) -> Any:
+    """A value of length 1."""
+    letter = "/" if "^/" in kind else "x"  # a path
+    if "list" not in kind:
+        return b"x" if "bytes" in kind else letter
+    items: dict[str, Any] = {
+        "Message": {"role": "user", "content": ""},
+        "ToolSpec": {"name": "x", "schema": "{}"},
+        "arguments.Tool]": {"name": "x", "json_schema": "{}"},
+        "int": 0,
+    }
+    return [next((item for name, item in items.items() if name in kind), letter)]
 
 
 @pytest.mark.parametrize(("row", "argument"), CASES, ids=id_of)

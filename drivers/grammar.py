@@ -1,0 +1,238 @@
+"""Grammars: which tokens may come next, by llguidance. What a reply must look like: a JSON schema, or a regular expression.
+
+    source -> grammar of llguidance -> trial (judge.py) -> matcher, kept by hash -> a copy for each burst -> a mask for each token
+
+Owns the compiled grammars of one model, of which the least recently used go first, and the threads that find masks. A mask takes
+tens of microseconds, and some grammars make one that takes seconds: so it is found beside the device's thread, which waits for it
+no longer than a step may (rows.py). Ids that end a text are allowed where the grammar may end, and nowhere else. JSON is written
+in one way, with a space after each colon and comma: small models love white space without end. Knows nothing of rows or kernels.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotYet
+from hashlib import blake2b
+from threading import Lock
+from typing import Any, Final, Literal, Protocol, TypeAlias
+
+import llguidance
+
+from llmos.kernel.errno import InvalidArgument, NotSupported, TimedOut
+
+from .judge import Judge, readable
+
+Kind: TypeAlias = Literal["schema", "regex"]
+
+LIMITS: Final[dict[str, Any]] = {
+    "initial_lexer_fuel": 1_000_000,
+    "step_lexer_fuel": 100_000,
+    "step_max_items": 20_000,
+    "max_lexer_states": 50_000,
+    "max_grammar_size": 100_000,
+    "verbose_errors": False,
+}
+"""Of llguidance's own. A step's fuel lasts for about 7 ms, its items for one."""
+KEPT: Final = 64
+"""Compiled grammars of one model."""
+THREADS: Final = 2
+GIVE_UP: Final = 2.0
+"""Seconds after which a mask comes too late for its reply."""
+JSON: Final[Any] = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ", "lenient": False}
+
+Masks: TypeAlias = tuple[bytes, ...]
+
+
+class Vocabulary(Protocol):
+    """What is asked of a model's text."""
+
+    @property
+    def stop_ids(self) -> frozenset[int]: ...
+
+    @property
+    def size(self) -> int: ...
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes that a token adds to a text; none for those that are no text."""
+        ...
+
+    def encode(self, text: str) -> list[int]: ...
+
+
+class Wrapped:
+    """A vocabulary as llguidance wants it."""
+
+    is_tokenizer_wrapper = True
+    bos_token_id = None
+
+    def __init__(self, text: Vocabulary, size: int) -> None:
+        self._text = text
+        self.eos_token_id = min(text.stop_ids)
+        known = text.size
+        self.tokens: Sequence[bytes] = [text.token_bytes(token) if token < known else b"" for token in range(size)]
+        self.special_token_ids: Sequence[int] = [
+            token for token, spelled in enumerate(self.tokens) if not spelled or token in text.stop_ids
+        ]
+        self._known: dict[bytes, int] = {}
+        for token in range(size - 1, -1, -1):
+            if token not in text.stop_ids:
+                self._known[self.tokens[token]] = token
+        self._longest = max(map(len, self._known))
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        """The tokens that a model would write a text with: where nothing else may come, they do."""
+        given = text if isinstance(text, bytes) else text.encode()
+        try:
+            ids = self._text.encode(given.decode())
+        except UnicodeDecodeError:
+            ids = []
+        return ids if b"".join(self.tokens[token] for token in ids) == given else self._greedy(given)
+
+    def _greedy(self, given: bytes) -> list[int]:
+        """Of tokenizers that add something at the beginning, and of halves of characters: the longest token, again and again."""
+        ids: list[int] = []
+        while given:
+            length = next((n for n in range(min(self._longest, len(given)), 0, -1) if given[:n] in self._known), 0)
+            if not length:
+                break
+            ids.append(self._known[given[:length]])
+            given = given[length:]
+        return ids
+
+
+class Constraint:
+    """The grammar of one burst, and how far it has come. Implements `Grammar` of kernel/device.py.
+
+    The matcher goes along with the reply, and back if a step has to be done again: it is used by one thread at a time, since a new
+    question waits for the answer to the last.
+    """
+
+    def __init__(self, grammars: Grammars, fresh: llguidance.LLMatcher) -> None:
+        self._grammars, self._fresh = grammars, fresh
+        self._matcher = fresh.deep_copy()
+        self._consumed: list[int] = []
+        self._wanted: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+        self._asked: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+        self._answer: Future[Masks] | None = None
+        self._began = 0.0
+
+    def ask(self, said: tuple[int, ...], guesses: tuple[int, ...]) -> None:
+        self._wanted = said, guesses
+        if self._answer is None:
+            self._begin()
+
+    def masks(self, deadline: float) -> Masks | None:
+        while True:
+            if self._answer is None:
+                self._begin()
+            assert self._answer is not None
+            try:
+                masks = self._answer.result(max(deadline - time.monotonic(), 0))
+            except NotYet:
+                if time.monotonic() - self._began > GIVE_UP:
+                    raise InvalidArgument(
+                        f"the grammar took more than {GIVE_UP:g} s to say which token may come next: simplify it"
+                    ) from None
+                return None
+            self._answer = None
+            (said, guesses), (asked_said, asked_guesses) = self._wanted, self._asked
+            if said == asked_said and guesses == asked_guesses[: len(guesses)]:
+                return masks[: len(guesses) + 1]
+
+    def _begin(self) -> None:
+        self._asked, self._began = self._wanted, time.monotonic()
+        self._answer = self._grammars.threads.submit(self._find, *self._asked)
+
+    def _find(self, said: tuple[int, ...], guesses: tuple[int, ...]) -> Masks:
+        self._follow(said)
+        masks = [self._mask()]
+        for guess in guesses:
+            mask = masks[-1]
+            if not mask[guess >> 3] >> (guess & 7) & 1 or guess in self._grammars.stop_ids:
+                break  # it will prove wrong, or be the end: what comes after it is not looked at
+            self._consume(guess)
+            masks.append(self._mask())
+        return (*masks, *masks[-1:] * (len(guesses) + 1 - len(masks)))
+
+    def _follow(self, said: tuple[int, ...]) -> None:
+        """Bring the matcher to where these tokens lead."""
+        same = next((i for i, (ours, theirs) in enumerate(zip(self._consumed, said, strict=False)) if ours != theirs), None)
+        keep = min(len(self._consumed), len(said)) if same is None else same
+        if keep < len(self._consumed) and not self._matcher.rollback(len(self._consumed) - keep):
+            self._matcher, keep = self._fresh.deep_copy(), 0
+        del self._consumed[keep:]
+        for token in said[keep:]:
+            self._consume(token)
+
+    def _consume(self, token: int) -> None:
+        if not self._matcher.consume_token(token):
+            raise _complaint(self._matcher)
+        self._consumed.append(token)
+
+    def _mask(self) -> bytes:
+        raw = self._matcher.compute_bitmask()
+        if self._matcher.is_error():
+            raise _complaint(self._matcher)
+        size = self._grammars.mask_bytes
+        mask = raw[:size].ljust(size, b"\0")
+        if not any(mask):
+            raise InvalidArgument("no token of this model can go on with the grammar: its vocabulary lacks a character that must come")
+        return mask
+
+
+class Grammars:
+    """The compiled grammars of one model."""
+
+    def __init__(self, text: Vocabulary, vocabulary: int, judge: Judge | None = None) -> None:
+        self._text, self._vocabulary = text, vocabulary
+        self._judge = judge or Judge()
+        self._tokenizer: llguidance.LLTokenizer | None = None
+        self._kept: OrderedDict[bytes, llguidance.LLMatcher] = OrderedDict()
+        self._lock = Lock()
+        self.stop_ids = text.stop_ids
+        self.mask_bytes = (vocabulary + 7) // 8
+        self.threads = ThreadPoolExecutor(THREADS, thread_name_prefix="llmos-grammar")
+
+    def compile(self, kind: Kind, source: str) -> Constraint:
+        """For one burst. Takes milliseconds to seconds, on any thread. Raises InvalidArgument, TimedOut, NotSupported."""
+        key = blake2b(f"{kind} {source}".encode(), digest_size=32).digest()
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = self._compile(kind, source)
+            self._kept.move_to_end(key)
+            while len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+            return Constraint(self, self._kept[key])
+
+    def _compile(self, kind: Kind, source: str) -> llguidance.LLMatcher:
+        try:
+            if kind == "schema":
+                grammar = llguidance.LLMatcher.grammar_from_json_schema(source, overrides=JSON)
+            else:
+                grammar = llguidance.LLMatcher.grammar_from_regex(source)
+            self._judge.examine(grammar, LIMITS)
+            if self._tokenizer is None:
+                if not self.stop_ids:
+                    raise NotSupported("this model has no token that ends a text, and so cannot end a reply that must have a form")
+                wrapped = Wrapped(self._text, self._vocabulary)
+                self._tokenizer = llguidance.LLTokenizer(wrapped, eos_token=sorted(self.stop_ids))  # type: ignore[arg-type]  # it is looked at, not its class
+            matcher = llguidance.LLMatcher(self._tokenizer, grammar, log_level=0, limits=llguidance.LLParserLimits(**LIMITS))
+            if matcher.is_error():
+                raise _complaint(matcher)
+        except (InvalidArgument, TimedOut) as fault:
+            raise type(fault)(f"{kind}: {fault.args[0]}") from None
+        except ValueError as error:
+            raise InvalidArgument(f"{kind}: {error}") from None
+        return matcher
+
+    def close(self) -> None:
+        """End the threads and the judge's process. Not on the kernel's thread."""
+        self._judge.close()
+        self.threads.shutdown(cancel_futures=True)
+
+
+def _complaint(matcher: llguidance.LLMatcher) -> InvalidArgument:
+    return InvalidArgument(f"the grammar cannot go on: {readable(matcher.get_error())}")
