@@ -21,6 +21,7 @@ from .device import Grammar, Logprobs, Sampling
 from .errno import Fault, Panic
 from .lookup import Lookup
 from .process import Process
+from .recital import Recital
 from .slot import Counted
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class Burst:
     """Keys of the pages it has promised to fill."""
     awaits: bytes | None = None
     """Key of the page whose fill it waits for."""
-    lookup: Lookup | None = field(default=None, repr=False)
+    lookup: Lookup | Recital | None = field(default=None, repr=False)
     """Guesses what it says next, once it decodes."""
     # the dispatcher's own
     billed: tuple[int, int] = (0, 0)

@@ -11,9 +11,10 @@ One call at a time adds to a context; a second gets TryAgain. `length` is as of 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from typing import Any
 
-from llmos.syscalls.abi import ContextInfo, Fault, InvalidArgument, Reply
+from llmos.syscalls.abi import ContextInfo, Fault, InvalidArgument, Reply, Scores, param
 
 from .arguments import form_of, listed, messages_of
 from .generation import Generation
@@ -140,6 +141,29 @@ class Context:
         arguments |= form_of(schema, regex, choice, tools)
         arguments |= content(user=user, messages=messages, text=text, tokens=tokens)
         return Generation(self._port, self.pid, arguments, self._replied)
+
+    async def sample(self, n: int, *, temperature: float = 1.0, seed: int | None = None, **given: Any) -> list[Reply]:
+        """`n` replies to the same, in one batch: the prompt is computed once, and its pages are shared. The context stays as it is.
+
+        All else is as `generate` takes it. With a seed, reply i has the seed + i. Raises what the first of them that fails does.
+        """
+        if not isinstance(n, int) or not 1 <= n <= param.MAX_SAMPLES:
+            raise InvalidArgument(f"n must be a number from 1 to {param.MAX_SAMPLES}, not {str(n)[:20]}")
+        added = {name: given.pop(name) for name in ("user", "messages", "text", "tokens") if name in given}
+        async with AsyncExitStack() as stack:
+            twins = [await stack.enter_async_context(await self.fork())]
+            if content(**added):
+                await twins[0].append(**added)
+            twins += [await stack.enter_async_context(await twins[0].fork()) for _ in range(n - 1)]
+            seeds = [None if seed is None else seed + turn for turn in range(n)]
+            running = [twin.generate(temperature=temperature, seed=own, **given) for twin, own in zip(twins, seeds, strict=True)]
+            return [await each for each in running]
+
+    async def score(self, *, text: str | None = None, tokens: Sequence[int] | None = None) -> Scores:
+        """The log-probability of each token of a text, or of these tokens, after what is in the context, which stays as it is."""
+        more = content(text=text, tokens=tokens)
+        scores: Scores = await self._call("score", **more)
+        return scores
 
     def _replied(self, reply: Reply) -> None:
         info = self._info

@@ -66,6 +66,7 @@ from .results import (
     ProcessList,
     Reply,
     Running,
+    Scores,
     Spawned,
     SystemStatistics,
     TextResult,
@@ -129,6 +130,7 @@ __all__ = [
     "QuotaExceeded",
     "Reply",
     "Running",
+    "Scores",
     "ShutDown",
     "Spawned",
     "Statistics",
@@ -256,6 +258,9 @@ if TYPE_CHECKING:
     )
     from .arguments import (
         Schema as Schema,
+    )
+    from .arguments import (
+        Score as Score,
     )
     from .arguments import (
         Send as Send,

@@ -218,6 +218,20 @@ class Generate(Content, Sampled):
         return self
 
 
+class Score(Arguments):
+    """One of text and tokens."""
+
+    context: Handle
+    text: Text | None = None
+    tokens: Annotated[list[TokenId], Field(max_length=param.MAX_TOKENS, fail_fast=True)] | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Score:
+        if self.text is not None and self.tokens is not None:
+            raise ValueError("give one of text and tokens, not both")
+        return self
+
+
 class Tokenize(Arguments):
     text: Text
     model: Model | None = None

@@ -36,6 +36,7 @@ CALLS: Final[dict[str, tuple[int, type[Any]]]] = {
     "generate": (30, results.Reply),
     "tokenize": (31, results.TokenList),
     "detokenize": (32, results.TextResult),
+    "score": (33, results.Scores),
     "pipe": (40, results.PipeHandle),
     "read": (41, results.Data),
     "write": (42, results.Written),

@@ -28,6 +28,7 @@ MAX_SCHEMA_COUNT: Final = 65_536  # that minItems, minLength and the like may as
 MAX_REGEX: Final = 4_096  # characters of a regular expression
 MAX_CHOICES: Final = 1_024  # texts that a reply may be one of
 MAX_CHOICE: Final = 1_024  # characters of one
+MAX_SAMPLES: Final = 64  # replies of one sample
 MAX_TOOLS: Final = 128  # tools that one reply may call
 MAX_CAPABILITIES: Final = 128  # of one spawn
 MAX_CAPABILITY: Final = 256  # characters of one

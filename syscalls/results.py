@@ -122,6 +122,18 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
+class Scores:
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    """Natural logarithm of each one's probability after what is before it."""
+
+    @property
+    def total(self) -> float:
+        """Of all together."""
+        return sum(self.logprobs)
+
+
+@dataclass(frozen=True, slots=True)
 class TokenList:
     tokens: list[int]
 
