@@ -31,7 +31,8 @@ from llmos.drivers.tokenizer import load_text
 from llmos.services.init.settings import read_settings
 from llmos.services.init.store import library
 
-MAX_TOKENS = 384
+MAX_TOKENS = 1024
+"""More than any of the schemas needs: a character may take four tokens, and the longest has 320."""
 AT_ONCE = 16
 TOPICS = ("a lighthouse in Norway", "a bakery on a Sunday", "a lost umbrella", "the night train to Vienna", "a garden of herbs",
           "a chess club", "a storm at sea", "an old radio", "a market in Lagos", "a school play")  # fmt: skip
