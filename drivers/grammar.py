@@ -13,8 +13,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as NotYet
+from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError as NotYet
 from hashlib import blake2b
 from threading import Lock
 from typing import Any, Final, Literal, Protocol, TypeAlias

@@ -39,8 +39,7 @@ from llmos.kernel.errno import (
     TryAgain,
 )
 from llmos.kernel.process import Limits
-from llmos.kernel.view import DeviceStatistics, ExitRecord, Explanation, Statistics
-from llmos.kernel.view import ProcessView as ProcessInfo
+from llmos.kernel.view import DeviceStatistics, ExitRecord, Explanation, ProcessView as ProcessInfo, Statistics
 
 from . import param
 from .cut import Collected, cut
@@ -156,203 +155,76 @@ __all__ = [
 if TYPE_CHECKING:
     from .arguments import (
         Answer as Answer,
-    )
-    from .arguments import (
         Append as Append,
-    )
-    from .arguments import (
         Arguments as Arguments,
-    )
-    from .arguments import (
         Capability as Capability,
-    )
-    from .arguments import (
         ClassName as ClassName,
-    )
-    from .arguments import (
         ClosePipe as ClosePipe,
-    )
-    from .arguments import (
         Content as Content,
-    )
-    from .arguments import (
         Count as Count,
-    )
-    from .arguments import (
         Detokenize as Detokenize,
-    )
-    from .arguments import (
         ExitArguments as ExitArguments,
-    )
-    from .arguments import (
         Fork as Fork,
-    )
-    from .arguments import (
         Generate as Generate,
-    )
-    from .arguments import (
         Handle as Handle,
-    )
-    from .arguments import (
         Kill as Kill,
-    )
-    from .arguments import (
         LimitsArguments as LimitsArguments,
-    )
-    from .arguments import (
         ListApprovals as ListApprovals,
-    )
-    from .arguments import (
         ListProcesses as ListProcesses,
-    )
-    from .arguments import (
         Message as Message,
-    )
-    from .arguments import (
         Model as Model,
-    )
-    from .arguments import (
         Name as Name,
-    )
-    from .arguments import (
         NextApproval as NextApproval,
-    )
-    from .arguments import (
         Nice as Nice,
-    )
-    from .arguments import (
         Nothing as Nothing,
-    )
-    from .arguments import (
         OfContext as OfContext,
-    )
-    from .arguments import (
         OfProcess as OfProcess,
-    )
-    from .arguments import (
         Open as Open,
-    )
-    from .arguments import (
         Pid as Pid,
-    )
-    from .arguments import (
         PipeArguments as PipeArguments,
-    )
-    from .arguments import (
         Read as Read,
-    )
-    from .arguments import (
         Receive as Receive,
-    )
-    from .arguments import (
         Reclass as Reclass,
-    )
-    from .arguments import (
         Renice as Renice,
-    )
-    from .arguments import (
         Role as Role,
-    )
-    from .arguments import (
         Sampled as Sampled,
-    )
-    from .arguments import (
         Schema as Schema,
-    )
-    from .arguments import (
         Score as Score,
-    )
-    from .arguments import (
         Send as Send,
-    )
-    from .arguments import (
         SetLimits as SetLimits,
-    )
-    from .arguments import (
         SignalName as SignalName,
-    )
-    from .arguments import (
         Sleep as Sleep,
-    )
-    from .arguments import (
         Spawn as Spawn,
-    )
-    from .arguments import (
         StopString as StopString,
-    )
-    from .arguments import (
         Text as Text,
-    )
-    from .arguments import (
         TokenId as TokenId,
-    )
-    from .arguments import (
         Tokenize as Tokenize,
-    )
-    from .arguments import (
         Tokens as Tokens,
-    )
-    from .arguments import (
         Tool as Tool,
-    )
-    from .arguments import (
         ToolName as ToolName,
-    )
-    from .arguments import (
         Truncate as Truncate,
-    )
-    from .arguments import (
         Wait as Wait,
-    )
-    from .arguments import (
         Write as Write,
     )
     from .file_arguments import (
         FileListing as FileListing,
-    )
-    from .file_arguments import (
         FileMake as FileMake,
-    )
-    from .file_arguments import (
         FilePair as FilePair,
-    )
-    from .file_arguments import (
         FileRead as FileRead,
-    )
-    from .file_arguments import (
         FileRemove as FileRemove,
-    )
-    from .file_arguments import (
         FileRestore as FileRestore,
-    )
-    from .file_arguments import (
         FileWrite as FileWrite,
-    )
-    from .file_arguments import (
         OfFile as OfFile,
     )
     from .refusal import refusal
-    from .runner_arguments import Begun as Begun
-    from .runner_arguments import Run as Run
+    from .runner_arguments import Begun as Begun, Run as Run
     from .tool_arguments import (
         OfOffer as OfOffer,
-    )
-    from .tool_arguments import (
         ToolAnswer as ToolAnswer,
-    )
-    from .tool_arguments import (
         ToolCall as ToolCall,
-    )
-    from .tool_arguments import (
         ToolListArguments as ToolListArguments,
-    )
-    from .tool_arguments import (
         ToolNext as ToolNext,
-    )
-    from .tool_arguments import (
         ToolOffer as ToolOffer,
-    )
-    from .tool_arguments import (
         ToolSpec as ToolSpec,
     )
 

@@ -17,41 +17,41 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from llmos.kernel.device import Logprobs as Logprobs
-    from llmos.kernel.errno import AlreadyExists as AlreadyExists
-    from llmos.kernel.errno import BadFormat as BadFormat
-    from llmos.kernel.errno import BadHandle as BadHandle
-    from llmos.kernel.errno import BrokenPipe as BrokenPipe
-    from llmos.kernel.errno import Cancelled as Cancelled
-    from llmos.kernel.errno import DeviceFailed as DeviceFailed
-    from llmos.kernel.errno import Fault as Fault
-    from llmos.kernel.errno import IntegrityError as IntegrityError
-    from llmos.kernel.errno import Interrupted as Interrupted
-    from llmos.kernel.errno import InvalidArgument as InvalidArgument
-    from llmos.kernel.errno import NoSpace as NoSpace
-    from llmos.kernel.errno import NoSuchChild as NoSuchChild
-    from llmos.kernel.errno import NoSuchProcess as NoSuchProcess
-    from llmos.kernel.errno import NotFound as NotFound
-    from llmos.kernel.errno import NotPermitted as NotPermitted
-    from llmos.kernel.errno import NotSupported as NotSupported
-    from llmos.kernel.errno import OutOfPages as OutOfPages
-    from llmos.kernel.errno import Panic as Panic
-    from llmos.kernel.errno import QuotaExceeded as QuotaExceeded
-    from llmos.kernel.errno import ShutDown as ShutDown
-    from llmos.kernel.errno import TimedOut as TimedOut
-    from llmos.kernel.errno import TooLong as TooLong
-    from llmos.kernel.errno import TryAgain as TryAgain
+    from llmos.kernel.errno import (
+        AlreadyExists as AlreadyExists,
+        BadFormat as BadFormat,
+        BadHandle as BadHandle,
+        BrokenPipe as BrokenPipe,
+        Cancelled as Cancelled,
+        DeviceFailed as DeviceFailed,
+        Fault as Fault,
+        IntegrityError as IntegrityError,
+        Interrupted as Interrupted,
+        InvalidArgument as InvalidArgument,
+        NoSpace as NoSpace,
+        NoSuchChild as NoSuchChild,
+        NoSuchProcess as NoSuchProcess,
+        NotFound as NotFound,
+        NotPermitted as NotPermitted,
+        NotSupported as NotSupported,
+        OutOfPages as OutOfPages,
+        Panic as Panic,
+        QuotaExceeded as QuotaExceeded,
+        ShutDown as ShutDown,
+        TimedOut as TimedOut,
+        TooLong as TooLong,
+        TryAgain as TryAgain,
+    )
     from llmos.kernel.process import Limits as Limits
     from llmos.kernel.view import Explanation as Explanation
     from llmos.sdk.agentfile import AgentFile as AgentFile
-    from llmos.sdk.child import Child as Child
-    from llmos.sdk.child import Exit as Exit
+    from llmos.sdk.child import Child as Child, Exit as Exit
     from llmos.sdk.context import Context as Context
     from llmos.sdk.files import Files as Files
     from llmos.sdk.generation import Generation as Generation
     from llmos.sdk.offer import Offer as Offer
     from llmos.sdk.process import Process as Process
-    from llmos.sdk.stream import Reader as Reader
-    from llmos.sdk.stream import Writer as Writer
+    from llmos.sdk.stream import Reader as Reader, Writer as Writer
     from llmos.sdk.system import System as System
     from llmos.sdk.tool import Tool as Tool
     from llmos.sdk.toolcalls import tools_prompt as tools_prompt
@@ -59,14 +59,16 @@ if TYPE_CHECKING:
     from llmos.services.init.boot import boot as boot
     from llmos.services.init.connect import connect as connect
     from llmos.syscalls.abi import ProcessInfo as ProcessInfo
-    from llmos.syscalls.results import Approval as Approval
-    from llmos.syscalls.results import FileInfo as FileInfo
-    from llmos.syscalls.results import Mail as Mail
-    from llmos.syscalls.results import Piece as Piece
-    from llmos.syscalls.results import Reply as Reply
-    from llmos.syscalls.results import ToolInfo as ToolInfo
-    from llmos.syscalls.results import ToolResult as ToolResult
-    from llmos.syscalls.results import VersionInfo as VersionInfo
+    from llmos.syscalls.results import (
+        Approval as Approval,
+        FileInfo as FileInfo,
+        Mail as Mail,
+        Piece as Piece,
+        Reply as Reply,
+        ToolInfo as ToolInfo,
+        ToolResult as ToolResult,
+        VersionInfo as VersionInfo,
+    )
 
 _ERRORS = (
     "AlreadyExists", "BadFormat", "BadHandle", "BrokenPipe", "Cancelled", "DeviceFailed", "Fault", "IntegrityError",

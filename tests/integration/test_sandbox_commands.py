@@ -14,8 +14,7 @@ import anyio
 import pytest
 
 from llmos.sdk.tool import Asked, Said
-from llmos.services.tools import command as commands
-from llmos.services.tools import sandbox, watch
+from llmos.services.tools import command as commands, sandbox, watch
 from llmos.services.tools.cgroup import ROOTS, Group
 from llmos.services.tools.config import Command
 from llmos.syscalls.abi import Fault, NotSupported

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from itertools import product
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from llmos.kernel.capability import ASK, Verdict, attenuate, check, covers, judge
 from llmos.kernel.errno import NotPermitted

@@ -20,8 +20,7 @@ pytest.importorskip("torch")
 import torch
 from contexts import Context, Frontend
 from forms import Rule, bits
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from native import compiled
 

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from contexts import Context, Frontend
-from hypothesis import HealthCheck, event, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, event, given, settings, strategies as st
 from native import ISAS, Floats, compiled, config, device, random_weights
 
 from llmos.drivers.config import ModelConfig

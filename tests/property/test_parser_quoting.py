@@ -5,8 +5,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from llmos.shell.expansion import expand, expand_text
 from llmos.shell.lexer import BadSyntax, Word, lex

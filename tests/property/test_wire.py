@@ -6,8 +6,7 @@ import math
 from typing import Any
 
 import msgpack
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from llmos.kernel.device import Logprobs
 from llmos.syscalls import param, wire

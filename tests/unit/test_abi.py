@@ -159,7 +159,7 @@ def bounds(row: Row, argument: str) -> list[tuple[Any, Any]]:
             metadata += getattr(item, "metadata", [])
     whole = "int" in str(field.annotation)
     kind = str(field.annotation)
-    letter = "/" if "^/" in kind else "llm:x" if argument == "capabilities" else "x"  # a path, a capability
+    made = ["llm:x"] if argument == "capabilities" else _made(kind)
     for bound in metadata:
         if isinstance(bound, Ge):
             found.append((bound.ge, bound.ge - 1 if whole else math.nextafter(float(bound.ge), -math.inf)))
@@ -170,9 +170,9 @@ def bounds(row: Row, argument: str) -> list[tuple[Any, Any]]:
         elif isinstance(bound, Lt):
             found.append((bound.lt - 1, bound.lt))
         elif isinstance(bound, MinLen):
-            found.append((_made(kind) * bound.min_length, _made(kind) * (bound.min_length - 1)))
+            found.append((made * bound.min_length, made * (bound.min_length - 1)))
         elif isinstance(bound, MaxLen):
-            found.append((_made(kind) * bound.max_length, _made(kind) * (bound.max_length + 1)))
+            found.append((made * bound.max_length, made * (bound.max_length + 1)))
     return found
 
 

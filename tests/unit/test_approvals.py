@@ -6,8 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from llmos.kernel.errno import Fault, InvalidArgument, NotFound, NotPermitted, TryAgain
 from llmos.syscalls import param

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from llmos.kernel.errno import AlreadyExists, InvalidArgument, NoSpace, NotFound, NotPermitted
 from llmos.services.audit import log as log_module

@@ -20,8 +20,7 @@ from gguf.quants import dequantize, quantize
 from numpy.typing import NDArray
 from tiny import config_json, permuted, random_weights, write_directory, write_gguf
 
-from llmos.drivers import checkpoint as module
-from llmos.drivers import derived, files, safetensors
+from llmos.drivers import checkpoint as module, derived, files, safetensors
 from llmos.drivers.checkpoint import open_checkpoint
 from llmos.drivers.config import FAMILIES, config_from_hf, weight_shapes
 from llmos.drivers.gguf import GgufFile

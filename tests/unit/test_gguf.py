@@ -10,10 +10,8 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-from gguf.constants import GGML_QUANT_SIZES
-from gguf.constants import GGMLQuantizationType as Kind
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType as Kind
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from llmos.drivers import gguf as reader
 from llmos.drivers.gguf import read_gguf

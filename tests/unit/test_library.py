@@ -20,8 +20,7 @@ from llmos.drivers.examine import examine
 from llmos.kernel.errno import AlreadyExists, BadFormat, IntegrityError, InvalidArgument, NoSpace, NotFound, NotPermitted, NotSupported
 from llmos.services.library import Library
 from llmos.services.library.catalogue import CATALOGUE, DEFAULT
-from llmos.services.library.index import DEFAULT as PUBLIC_INDEX
-from llmos.services.library.index import index_of_pip
+from llmos.services.library.index import DEFAULT as PUBLIC_INDEX, index_of_pip
 from llmos.services.library.manifest import checked_name, is_name, name_from
 
 

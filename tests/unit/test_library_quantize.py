@@ -8,9 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from native import checkpoint, compiled
-from native import config as native_config
-from native import random_weights as native_weights
+from native import checkpoint, compiled, config as native_config, random_weights as native_weights
 from needs import needs_torch
 from tiny import config_json, random_weights, write_directory, write_gguf
 
@@ -22,8 +20,7 @@ from llmos.kernel.errno import AlreadyExists, BadFormat, IntegrityError, Invalid
 from llmos.services.init import cpu
 from llmos.services.init.settings import Settings, read_settings
 from llmos.services.init.store import StoreCatalogue
-from llmos.services.library import Library, Manifest
-from llmos.services.library import store as store_module
+from llmos.services.library import Library, Manifest, store as store_module
 from llmos.shell.store import stored_models
 
 

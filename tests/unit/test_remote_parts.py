@@ -9,8 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from llmos.drivers.remote.answer import MAX_SAID, OVERHEAD, Part, part_of, refusal, retry_after
 from llmos.drivers.remote.conversation import body_of

@@ -9,18 +9,15 @@ from typing import Any
 
 import pytest
 from gguf import GGMLQuantizationType as Kind
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from needs import needs_torch
 from tiny import CHATML, CORPUS, SPECIALS, TEXTS, byte_level, config_json, gguf_metadata, random_weights, write_directory, write_gguf
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import LlamaTokenizer, PreTrainedTokenizerFast
 
-from llmos.drivers import tokenizer as module
-from llmos.drivers import vocabulary as module_of_vocabulary
+from llmos.drivers import tokenizer as module, vocabulary as module_of_vocabulary
 from llmos.drivers.config import config_from_hf
-from llmos.drivers.tokenizer import Tokenizer as Ours
-from llmos.drivers.tokenizer import load_text
+from llmos.drivers.tokenizer import Tokenizer as Ours, load_text
 from llmos.drivers.vocabulary import tokenizer_json, tokenizer_settings
 from llmos.kernel.errno import BadFormat, InvalidArgument, NotFound, NotSupported, TooLong
 

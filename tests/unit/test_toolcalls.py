@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from jsonschema import Draft202012Validator
 
 from llmos.sdk.toolcalls import MOST_CALLS, Screen, Wanted, calls_in, calls_schema, tools_prompt

@@ -19,8 +19,7 @@ import pytest
 pytest.importorskip("torch")
 
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from llmos.drivers.triton.splits import RESIDENT, SplitPlan, plan_splits
 from llmos.kernel.errno import InvalidArgument, NotSupported
