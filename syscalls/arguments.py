@@ -190,7 +190,7 @@ class Sampled(Arguments):
 
 
 class Tool(Arguments):
-    name: Name
+    name: Annotated[str, Field(min_length=1, max_length=param.MAX_TOOL_NAME)]
     json_schema: Schema
     """Of its arguments: a JSON schema of an object, as text."""
 
@@ -201,7 +201,7 @@ class Generate(Content, Sampled):
     regex: Annotated[str, Field(min_length=1, max_length=param.MAX_REGEX)] | None = None
     choice: Annotated[list[Choice], Field(min_length=1, max_length=param.MAX_CHOICES, fail_fast=True)] | None = None
     """The reply is one of these texts."""
-    tools: Annotated[list[Tool], Field(min_length=1, max_length=param.MAX_CALLABLE, fail_fast=True)] | None = None
+    tools: Annotated[list[Tool], Field(min_length=1, max_length=param.MAX_REPLY_TOOLS, fail_fast=True)] | None = None
     """The reply calls one of these: {"name": ..., "arguments": {...}}."""
     stop_ids: Annotated[list[TokenId], Field(max_length=param.MAX_STOP_IDS, fail_fast=True)] = []
     ignore_stop: bool = False

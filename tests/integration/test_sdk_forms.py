@@ -114,7 +114,7 @@ WRONG: list[tuple[dict[str, Any], type[llmos.Fault], str]] = [
     ({"choice": ["a"] * (param.MAX_CHOICES + 1)}, llmos.TooLong, "at most 1024"),
     ({"choice": ["a" * (param.MAX_CHOICE + 1)]}, llmos.TooLong, "at most 1024"),
     ({"tools": {}}, llmos.InvalidArgument, "at least 1"),
-    ({"tools": {f"t{n}": {} for n in range(param.MAX_CALLABLE + 1)}}, llmos.TooLong, "at most 128"),
+    ({"tools": {f"t{n}": {} for n in range(param.MAX_REPLY_TOOLS + 1)}}, llmos.TooLong, "at most 128"),
     ({"tools": {f"t{n}": " " * 60_000 + "{}" for n in range(2)}}, llmos.InvalidArgument, "offer fewer"),
     ({"tools": ["add"]}, llmos.InvalidArgument, "dict of names and schemas"),
     ({"schema": {"type": object}}, llmos.InvalidArgument, "cannot be written as JSON"),
