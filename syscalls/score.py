@@ -16,7 +16,7 @@ from llmos.kernel.recital import Recital
 from . import abi
 from .call import Call
 from .channel import offload, sleep
-from .context import raise_failure, settle
+from .context import demand_tokens, raise_failure, settle
 from .core import Core
 
 
@@ -42,6 +42,7 @@ async def score(core: Core, call: Call, args: abi.Score) -> abi.Scores:
     if transcript.busy:
         raise TryAgain(f"another call is adding to context {cid}; wait for it to end, or fork the context")
     context = kernel.context(pid, cid)
+    demand_tokens(core, context.device)
     vocabulary, begin = context.memory.geometry.vocabulary, len(context.tokens)
     transcript.busy = True
     try:
