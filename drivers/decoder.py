@@ -103,7 +103,11 @@ class Decoder:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """[rows, vocabulary] of hidden states [rows, width]."""
-        return self.head(rms_norm(hidden, self.norm, self.config.norm_epsilon))
+        return self.head(self.last(hidden))
+
+    def last(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Hidden states [..., width] after the last norm."""
+        return rms_norm(hidden, self.norm, self.config.norm_epsilon)
 
     def free(self) -> None:
         """Give the weights' memory back."""

@@ -15,7 +15,7 @@ from hashlib import blake2b
 from llmos.kernel.device import Copy, Geometry, Logprobs, Outcome, Row, Sampling, Step, Tier
 from llmos.kernel.errno import DeviceFailed, Panic
 
-from .rows import logprobs_per_row, masked, one_by_one, per_row
+from .rows import hidden_wanted, logprobs_per_row, masked, one_by_one, per_row
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,8 @@ class DummyDevice:
                 token, how = self._sample(pick, context[: pick.position + len(pick.tokens)]), pick.sampling
                 tokens.append(token)
                 logprobs.append(Logprobs(-1.0, ((token, -1.0),)) if how is not None and how.logprobs > 0 else None)
-        return Outcome(step.number, per_row(rows, tokens), logprobs_per_row(rows, logprobs), seconds, refused)
+        hidden = tuple((index, self.state(self._read(rows[index]))) for index, _ in hidden_wanted(rows))
+        return Outcome(step.number, per_row(rows, tokens), logprobs_per_row(rows, logprobs), seconds, refused, hidden)
 
     def _copy(self, copy: Copy) -> None:
         self._slots[copy.target_tier][copy.target] = list(self._slots[copy.source_tier][copy.source])
@@ -120,6 +121,11 @@ class DummyDevice:
             raise Panic(f"burst {row.burst} has a history of {len(row.history)} tokens that are not those of its context, {len(context)}")
         token = self.next(context, row.sampling)
         return self._allowed(token, row.masks[0]) if row.masks else token
+
+    def state(self, context: Sequence[int]) -> tuple[float, ...]:
+        """What stands for a hidden state after these tokens: eight numbers in [-1, 1)."""
+        data = b"".join(token.to_bytes(4, "little") for token in context)
+        return tuple(byte / 128 - 1 for byte in blake2b(data, digest_size=8).digest())
 
     def next(self, context: Sequence[int], sampling: Sampling | None) -> int:
         """The token that comes after these."""

@@ -16,7 +16,7 @@ from llmos.kernel.device import Geometry, Logprobs, Outcome, Row, Step, Tier
 from llmos.kernel.errno import DeviceFailed
 
 from .rope import inverse_frequencies
-from .rows import check_rows, logprobs_per_row, masked, one_by_one, per_row
+from .rows import check_rows, hidden_wanted, logprobs_per_row, masked, one_by_one, per_row
 from .sampler import sample
 from .weights import Checkpoint
 
@@ -53,19 +53,22 @@ class ReferenceDevice:
         rows, refused = masked(step.rows, self._geometry)
         tokens: list[int] = []
         logprobs: list[Logprobs | None] = []
+        hidden: list[tuple[int, tuple[float, ...]]] = []
         with torch.inference_mode():
             for copy in step.copies:
                 if not (0 <= copy.source < len(self.pages[copy.source_tier]) and 0 <= copy.target < len(self.pages[copy.target_tier])):
                     raise DeviceFailed(f"step {step.number}: {copy} names a frame that does not exist")
                 self.pages[copy.target_tier][copy.target] = self.pages[copy.source_tier][copy.source]
-            for row in rows:
-                logits = self.logits(row)
+            for index, row in enumerate(rows):
+                states = self.states(row)
+                hidden += [(index, tuple(states[place].tolist())) for _, place in hidden_wanted([row])]
+                logits = self.head(states)
                 if wanted := one_by_one(row):
                     chosen, logs = sample(logits[-len(wanted) :], wanted)
                     tokens += chosen
                     logprobs += logs or [None] * len(wanted)
         found = per_row(rows, tokens), logprobs_per_row(rows, logprobs)
-        return Outcome(step.number, *found, time.perf_counter() - start, refused)
+        return Outcome(step.number, *found, time.perf_counter() - start, refused, tuple(hidden))
 
     def close(self) -> None:
         self._weights, self.pages = {}, {tier: torch.empty(0) for tier in Tier}
@@ -73,6 +76,15 @@ class ReferenceDevice:
     @torch.inference_mode()
     def logits(self, row: Row) -> torch.Tensor:
         """Logits [tokens, vocabulary] of every token of a row; stores its KV."""
+        return self.head(self.states(row))
+
+    def head(self, states: torch.Tensor) -> torch.Tensor:
+        """Logits [tokens, vocabulary] of hidden states after the last norm [tokens, width]."""
+        return self._linear(states, "model.embed_tokens" if self.config.tied else "lm_head")
+
+    @torch.inference_mode()
+    def states(self, row: Row) -> torch.Tensor:
+        """Hidden states [tokens, width] of every token of a row, after the last norm; stores its KV."""
         config, size = self.config, self._geometry.page_slots
         count, end = len(row.tokens), row.position + len(row.tokens)
         pool = self.pages[Tier.DEVICE]
@@ -97,8 +109,7 @@ class ReferenceDevice:
             h = self._norm(x, prefix + "post_attention_layernorm")
             gate, up = self._linear(h, prefix + "mlp.gate_proj"), self._linear(h, prefix + "mlp.up_proj")
             x = x + self._linear(gate * torch.sigmoid(gate) * up, prefix + "mlp.down_proj")
-        head = "model.embed_tokens" if config.tied else "lm_head"
-        return self._linear(self._norm(x, "model.norm"), head)
+        return self._norm(x, "model.norm")
 
     def _linear(self, x: torch.Tensor, name: str) -> torch.Tensor:
         y = x @ self._weights[name + ".weight"].T

@@ -78,6 +78,16 @@ def one_by_one(row: Row) -> list[Row]:
     ]
 
 
+def hidden_wanted(rows: Sequence[Row]) -> list[tuple[int, int]]:
+    """(row, place of its last known token among the tokens of all rows) of those that ask for its hidden state."""
+    found, place = [], 0
+    for index, row in enumerate(rows):
+        place += len(row.tokens)
+        if row.sampling is not None and row.sampling.hidden:
+            found.append((index, place - row.guesses - 1))
+    return found
+
+
 def per_row(rows: Sequence[Row], found: Iterable[T]) -> tuple[tuple[T, ...], ...]:
     """What was found for each of `one_by_one`'s rows, in their order, as a tuple per row."""
     left: Iterator[T] = iter(found)

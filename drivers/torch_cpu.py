@@ -25,7 +25,7 @@ from .decoder import Decoder
 from .frames import LAYOUT, Frames
 from .linear import machine_threads, seconds_per_product
 from .rates import measured
-from .rows import check_rows, logprobs_per_row, masked, one_by_one, per_row
+from .rows import check_rows, hidden_wanted, logprobs_per_row, masked, one_by_one, per_row
 from .sampler import sample
 from .snapshots import Snapshots
 from .weights import Checkpoint
@@ -97,10 +97,10 @@ class TorchDevice:
         try:
             with torch.inference_mode():
                 self.frames.copy(step.copies)
-                tokens, logprobs = self._run(rows) if rows else ((), ())
+                tokens, logprobs, hidden = self._run(rows) if rows else ((), (), ())
         except (RuntimeError, MemoryError) as error:  # torch has no narrower class: out of memory, a failed kernel
             raise DeviceFailed(f"step {step.number}: torch could not execute it ({str(error)[:200]})") from error
-        return Outcome(step.number, tokens, logprobs, time.perf_counter() - start, refused)
+        return Outcome(step.number, tokens, logprobs, time.perf_counter() - start, refused, hidden)
 
     def _use_threads(self) -> None:
         """As many as this device was given, on whichever thread it runs and whatever other devices have set meanwhile."""
@@ -120,8 +120,10 @@ class TorchDevice:
         self.frames.free()
         self.decoder.free()
 
-    def _run(self, rows: Sequence[Row]) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[Logprobs, ...], ...]]:
-        """Sampled tokens and log-probabilities of the rows."""
+    def _run(
+        self, rows: Sequence[Row]
+    ) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[Logprobs, ...], ...], tuple[tuple[int, tuple[float, ...]], ...]]:
+        """Sampled tokens, log-probabilities and hidden states of the rows."""
         # Decodes first and in the order of their page tables: then a batch is one slice, and the same at every step.
         order = sorted(range(len(rows)), key=lambda index: (len(rows[index].tokens) > 1, rows[index].frames))
         ordered = [rows[index] for index in order]
@@ -130,7 +132,8 @@ class TorchDevice:
         wanted = [one_by_one(row) for row in ordered]
         places = [place for end, picks in zip(ends, wanted, strict=True) for place in range(end - len(picks), end)]
         if not places:
-            return ((),) * len(rows), ()
+            return ((),) * len(rows), (), ()
+        states = sorted((order[index], tuple(self.decoder.last(hidden[place]).tolist())) for index, place in hidden_wanted(ordered))
         if len(places) < len(hidden):
             hidden = hidden[places]
         try:
@@ -140,7 +143,7 @@ class TorchDevice:
             raise
         back = sorted(range(len(rows)), key=order.__getitem__)
         tokens, logprobs = per_row(ordered, chosen), logprobs_per_row(ordered, logs)
-        return tuple(tokens[place] for place in back), tuple(logprobs[place] for place in back) if logprobs else ()
+        return tuple(tokens[place] for place in back), tuple(logprobs[place] for place in back) if logprobs else (), tuple(states)
 
 
 def choose_dtype(config: ModelConfig) -> tuple[Literal["bf16", "fp32"], str]:

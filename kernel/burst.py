@@ -67,6 +67,8 @@ class Burst:
     fault: Fault | None = None
     output: list[int] = field(default_factory=list)
     logprobs: list[Logprobs] = field(default_factory=list)
+    hidden: tuple[float, ...] = ()
+    """The hidden state that its sampling asked for."""
     started: float = 0.0
     first_token: float | None = None
     ended: float | None = None

@@ -100,6 +100,8 @@ class Sampling:
     """In [0, 2**63)."""
     logprobs: int = 0
     """Return log-probabilities of the chosen token and of this many likeliest (0 = none at all, at most 20)."""
+    hidden: bool = False
+    """Return what the model made of the last known token too: its hidden state after the last norm."""
 
 
 GREEDY = Sampling()
@@ -193,6 +195,8 @@ class Outcome:
     """Time the device spent on it."""
     refused: tuple[tuple[int, str], ...] = ()
     """(row, why) where a grammar gave up. The row has been computed, but nothing was sampled, and nothing ever will be."""
+    hidden: tuple[tuple[int, tuple[float, ...]], ...] = ()
+    """(row, hidden state) where it was asked for: as many numbers as the model is wide."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -281,10 +281,7 @@ class Scheduler(Residence):
         for burst in flight.paging:
             if burst.state is State.PAGING:
                 self._move(burst, State.READY, now, "queued: its pages are back")
-                if flight.alone:
-                    self.suspects.append(burst)
-                else:
-                    self._push(burst)
+                (self.suspects.append if flight.alone else self._push)(burst)
         logprobs: tuple[tuple[Logprobs, ...], ...] = result.logprobs or ((),) * len(flight.bursts)
         sealed: list[bytes] = []
         for burst, row, sampled, logs in zip(flight.bursts, flight.step.rows, result.tokens, logprobs, strict=True):
@@ -297,6 +294,8 @@ class Scheduler(Residence):
                 burst.process.charge_tokens(-1)
             if row.guesses and not burst.context.closed:
                 burst.context.trim()
+        for index, hidden in result.hidden:
+            flight.bursts[index].hidden = hidden
         for index, why in result.refused:
             if not (burst := flight.bursts[index]).done:
                 self.end(burst, now, "failed", InvalidArgument(why))

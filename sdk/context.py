@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
-from llmos.syscalls.abi import ContextInfo, Fault, InvalidArgument, Reply, Scores, param
+from llmos.syscalls.abi import ContextInfo, Embedding, Fault, InvalidArgument, Reply, Scores, param
 
 from .arguments import form_of, listed, messages_of
 from .generation import Generation
@@ -164,6 +164,12 @@ class Context:
         more = content(text=text, tokens=tokens)
         scores: Scores = await self._call("score", **more)
         return scores
+
+    async def embed(self, *, text: str | None = None, tokens: Sequence[int] | None = None) -> Embedding:
+        """The embedding of what is in the context and of what is given after it: a vector of length 1. The context stays as it is."""
+        more = content(text=text, tokens=tokens)
+        embedding: Embedding = await self._call("embed", **more)
+        return embedding
 
     def _replied(self, reply: Reply) -> None:
         info = self._info

@@ -218,7 +218,7 @@ class Generate(Content, Sampled):
         return self
 
 
-class Score(Arguments):
+class Given(Arguments):
     """One of text and tokens."""
 
     context: Handle
@@ -226,10 +226,18 @@ class Score(Arguments):
     tokens: Annotated[list[TokenId], Field(max_length=param.MAX_TOKENS, fail_fast=True)] | None = None
 
     @model_validator(mode="after")
-    def _one_kind(self) -> Score:
+    def _one_kind(self) -> Given:
         if self.text is not None and self.tokens is not None:
             raise ValueError("give one of text and tokens, not both")
         return self
+
+
+class Score(Given):
+    pass
+
+
+class Embed(Given):
+    pass
 
 
 class Tokenize(Arguments):

@@ -37,6 +37,7 @@ CALLS: Final[dict[str, tuple[int, type[Any]]]] = {
     "tokenize": (31, results.TokenList),
     "detokenize": (32, results.TextResult),
     "score": (33, results.Scores),
+    "embed": (34, results.Embedding),
     "pipe": (40, results.PipeHandle),
     "read": (41, results.Data),
     "write": (42, results.Written),

@@ -134,6 +134,14 @@ class Scores:
 
 
 @dataclass(frozen=True, slots=True)
+class Embedding:
+    vector: tuple[float, ...]
+    """As many numbers as the model is wide; of length 1."""
+    tokens: int
+    """That were added for it."""
+
+
+@dataclass(frozen=True, slots=True)
 class TokenList:
     tokens: list[int]
 

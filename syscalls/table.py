@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from inspect import iscoroutinefunction
 from typing import Any
 
-from . import abi, clock, context, file, generate, mail, permit, pipe, process, runner, score, system, tool
+from . import abi, clock, context, embed, file, generate, mail, permit, pipe, process, runner, score, system, tool
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,7 @@ ROWS: tuple[Row, ...] = (
     _row(31, generate.tokenize, abi.Tokenize, abi.TokenList, capability="llm:{model}"),
     _row(32, generate.detokenize, abi.Detokenize, abi.TextResult, capability="llm:{model}"),
     _row(33, score.score, abi.Score, abi.Scores, capability="llm:{model}"),
+    _row(34, embed.embed, abi.Embed, abi.Embedding, capability="llm:{model}"),
     # pipe
     _row(40, pipe.pipe, abi.PipeArguments, abi.PipeHandle, capability="pipe:new"),
     _row(41, pipe.read, abi.Read, abi.Data, replayable=False),

@@ -24,12 +24,12 @@ from llmos.kernel.errno import DeviceFailed, InvalidArgument, NotSupported
 from ..frequencies import inverse_frequencies
 from ..philox import uniform
 from ..rates import measured
-from ..rows import check_rows, logprobs_per_row, masked, one_by_one, per_row
+from ..rows import check_rows, hidden_wanted, logprobs_per_row, masked, one_by_one, per_row
 from ..weights import Checkpoint
 from .compiler import Compiled
 from .native import MOST_LOGPROBS, PICK, ROW, Native, StepIn
 from .pages import Kv, damaged, new_frames, page_bytes
-from .weights import NAMES, Form, Weights, open_model, unsuitable
+from .weights import NAMES, Form, Weights, floats, open_model, unsuitable
 
 LAYOUT = "cpu/4"
 """Changes whenever the bytes of a page, or how they are computed, change: part of every page key."""
@@ -60,6 +60,7 @@ class NativeDevice:
             raise NotSupported(f"the native functions cannot run {name}: {reason}")
         self._config, self._isa, self._threads, self._kv = config, compiled.isa, threads, kv
         self._model = open_model(native, checkpoint, page_slots, threads, weights, kv_int8=kv == "int8")
+        self._last_norm = floats(checkpoint, "model.norm.weight")
         size = page_bytes(config, page_slots, kv)
         self.frames = {Tier.DEVICE: new_frames(frames, size), Tier.HOST: new_frames(host_frames, size)}
         self._cosines = self._sines = np.empty((0, config.head_width // 2), np.float32)
@@ -96,8 +97,11 @@ class NativeDevice:
         check_rows(step.rows, self._geometry)
         rows, refused = masked(step.rows, self._geometry)
         self._copy(step.copies)
-        tokens, logprobs = self._run(rows) if rows else ((), ())
-        return Outcome(step.number, tokens, logprobs, time.perf_counter() - start, refused)
+        wanted = hidden_wanted(rows)
+        states = np.empty((sum(len(row.tokens) for row in rows), self._config.width), np.float32) if wanted else None
+        tokens, logprobs = self._run(rows, states) if rows else ((), ())
+        hidden = tuple((index, self._normed(states[place])) for index, place in wanted) if states is not None else ()
+        return Outcome(step.number, tokens, logprobs, time.perf_counter() - start, refused, hidden)
 
     def hidden(self, rows: Sequence[Row]) -> NDArray[np.float32]:
         """Hidden states [tokens, width] of all rows' tokens before the last norm, one row after the other; stores their KV."""
@@ -128,9 +132,16 @@ class NativeDevice:
                     raise DeviceFailed(f"copy names {tier.value} frame {frame}, but the tier has {len(self.frames[tier])} frames")
             self.frames[copy.target_tier][copy.target] = self.frames[copy.source_tier][copy.source]
 
-    def _run(self, rows: Sequence[Row]) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[Logprobs, ...], ...]]:
+    def _normed(self, state: NDArray[np.float32]) -> tuple[float, ...]:
+        """A hidden state after the last norm, which the step applies only where logits are wanted."""
+        scale = 1 / np.sqrt(np.mean(np.square(state, dtype=np.float64)) + self._config.norm_epsilon)
+        return tuple((state * scale * self._last_norm).tolist())
+
+    def _run(
+        self, rows: Sequence[Row], hidden: NDArray[np.float32] | None
+    ) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[Logprobs, ...], ...]]:
         """Sampled tokens and log-probabilities of the rows."""
-        picks, (greatest, chosen, logprobs, top_ids, top_logprobs) = self._call(rows)
+        picks, (greatest, chosen, logprobs, top_ids, top_logprobs) = self._call(rows, hidden)
         if not np.isfinite(greatest).all():
             self._refuse(rows, next((row, value) for row, value in zip(picks, greatest, strict=True) if not np.isfinite(value)))
         asked = [row.sampling.logprobs if row.sampling is not None else 0 for row in picks]

@@ -35,7 +35,7 @@ from llmos.kernel.device import Device, Geometry, Outcome, Row, Sampling, Step
 from llmos.kernel.errno import DeviceFailed
 
 VOCABULARY = 48
-WATCHED = Sampling(logprobs=4)
+WATCHED = Sampling(logprobs=4, hidden=True)
 HOWS = (WATCHED, Sampling(temperature=0.9, seed=3, repetition_penalty=1.4, logprobs=2), Sampling(temperature=1.1, top_k=9, top_p=0.9))
 NATIVE_TOLERANCE = 0.5
 """Of log-probabilities between -5 and 0: weights, activations and KV in bfloat16."""
@@ -68,6 +68,9 @@ class Both:
         for our_row, their_row in zip(got.logprobs, expected.logprobs, strict=True):
             for ours, theirs in zip(our_row, their_row, strict=True):
                 assert [value for _, value in ours.top] == pytest.approx([value for _, value in theirs.top], abs=self.tolerance)
+        assert [row for row, _ in got.hidden] == [row for row, _ in expected.hidden]
+        for (_, our_state), (_, their_state) in zip(got.hidden, expected.hidden, strict=True):
+            assert our_state == pytest.approx(their_state, abs=self.tolerance)
         return expected
 
     def close(self) -> None:
