@@ -54,6 +54,8 @@ async def attend(job: Job, start: Start, stdin: Source | None, stdout: Sink, std
     with anyio.CancelScope(shield=True):  # between its start and our knowing of it nothing may come
         child = await start()
         job.started(child)
+    if job.stopped:  # Ctrl-Z came while it started
+        await _signal(child, "STOP")
     course = _Course()
     exit_: Exit | None = None
     try:

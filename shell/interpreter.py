@@ -1,16 +1,17 @@
 """Runs the syntax tree: lists in order, && and ||, pipelines with every command at once, redirections to files.
 
-Every command is a builtin, called with streams of its own. A pipeline's commands run in one task group; each closes its
-ends when it has ended, so that the next sees the end of its input, and the one before that nobody reads any more. Errors
-become a message on the command's error stream and a status:
+Every command is a builtin, called with streams of its own, or one of the host (`!ls`). A pipeline's commands run in one task
+group; each closes its ends when it has ended, so that the next sees the end of its input, and the one before that nobody
+reads any more. Errors become a message on the command's error stream and a status:
 
-    0 done   1 failed   2 wrong usage   126 cannot run   127 not found   128 + N ended by signal N
+    0 done   1 failed   2 wrong usage   126 cannot run   127 not found   128 + N ended, or stopped (148), by signal N
 
 Knows nothing of prompts and how lines are read.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,10 +23,12 @@ import anyio
 from llmos import Fault
 
 from .builtins.call import Call, Leave, Refused, Usage
-from .expansion import TooManyMatches, expand, expand_text
+from .expansion import TooManyMatches, Unset, Values, expand, expand_text
+from .host import Ends, run_host
 from .jobs import CLOSED, INTERRUPTED, Job
-from .parser import AndOr, Command, Pipeline, Redirection, Script
-from .streams import Channel, Closed, Empty, NotText, Sink, Source, describe, open_sink, open_source
+from .lexer import MOST_CHARACTERS, BadSyntax, Part, Substitution, Variable, Word
+from .parser import AndOr, Assignment, Command, Pipeline, Redirection, Script, parse
+from .streams import Channel, Closed, NotText, Sink, Source, describe, open_sink, open_source
 from .terminal import ErrorSink, TerminalSink
 
 if TYPE_CHECKING:
@@ -54,7 +57,7 @@ class Interpreter:
         self.builtins = shell.builtins
 
     async def run(self, script: Script) -> int:
-        """Every list in order; the status of the last. Ctrl-C ends the list that runs and those after it."""
+        """Every list in order; the status of the last. Ctrl-C and Ctrl-Z end the list that runs and those after it."""
         shell = self.shell
         for item in script.lists:
             if item.background:
@@ -62,28 +65,21 @@ class Interpreter:
                 shell.status = 0
                 continue
             job = Job(item.text, foreground=True)
-            shell.status = await self.foreground(job, partial(self.and_or, item=item, stdin=shell.standard_input()))
-            if job.interrupts:
+            stdin = shell.input_of(job, foreground=True)
+            shell.status = await self.foreground(job, partial(self.and_or, item=item, stdin=stdin))
+            if job.interrupts or not job.done.is_set():
                 break
         return shell.status
 
     async def foreground(self, job: Job, body: Callable[[Job], Awaitable[int]]) -> int:
-        """Run `body` as the job that Ctrl-C goes to. Returns its status."""
-        shell = self.shell
-        status = INTERRUPTED
-        with shell.attending(job), job.scope:
-            try:
-                status = await body(job)
-            except Leave as left:
-                job.finish(left.status)
-                raise
-        job.finish(status)
-        return job.status
+        """Run `body` as the job that Ctrl-C and Ctrl-Z go to. Returns its status."""
+        return await self.shell.front(job, partial(body, job))
 
     async def background(self, item: AndOr) -> None:
         """Start the list as a job in the background. If it begins with a process, wait for that, so that `$!` has its pid."""
         job = Job(item.text, foreground=False)
-        self.shell.start(job, lambda: self.and_or(job, item, Empty()))
+        stdin = self.shell.input_of(job, foreground=False)
+        self.shell.start(job, lambda: self.and_or(job, item, stdin))
         names = {command.words[0].plain for command in item.first.commands if command.words}
         starts = any(name in self.builtins and self.builtins[name].uses_model for name in names if name)
         patience = 0 if not starts else PATIENCE if self.shell.interactive else None
@@ -98,19 +94,27 @@ class Interpreter:
         streams = Streams(stdin, out, ErrorSink(self.shell.terminal), alone=not item.background)
         status = INTERRUPTED
         try:
-            status = await self.pipeline(job, item.first, streams)
-            for operator, pipeline in item.rest:
-                if job.interrupts:
-                    break
-                if (status == 0) == (operator == "&&"):
-                    self.shell.status = status
-                    status = await self.pipeline(job, pipeline, streams)
+            status = await self.chain(job, item, streams)
         finally:
             with anyio.CancelScope(shield=True):
                 try:
                     await out.finish()
                 except Closed:
                     status = CLOSED
+        return status
+
+    async def chain(self, job: Job, item: AndOr, streams: Streams) -> int:
+        """The pipelines of a list, one after the other. With `set -e` a failure that nothing asks about leaves the shell."""
+        status, last = await self.pipeline(job, item.first, streams), item.first
+        for operator, pipeline in item.rest:
+            if job.interrupts:
+                break
+            if (status == 0) == (operator == "&&"):
+                self.shell.status = status
+                status, last = await self.pipeline(job, pipeline, streams), pipeline
+        final = item.rest[-1][1] if item.rest else item.first
+        if status and "errexit" in self.shell.settings and last is final and not last.inverted:
+            raise Leave(status)
         return status
 
     async def pipeline(self, job: Job, pipeline: Pipeline, streams: Streams) -> int:
@@ -147,39 +151,119 @@ class Interpreter:
 
     async def command(self, job: Job, command: Command, streams: Streams) -> int:
         """Expand, redirect and run one command; its errors become messages."""
+        shell = self.shell
         name = ""
         with ExitStack() as opened:
             stderr = streams.stderr
             try:
-                words = [argument for word in command.words for argument in expand(word, self.shell.lookup)]
+                await job.gate()
+                shell.substituted = 0
+                words: list[str] = []
+                for word in command.words:
+                    words += expand(word, await self.values(word, job, streams))
                 name = words[0] if words else ""
-                own, redirected = await self.redirect(command, streams, opened)
+                own, redirected = await self.redirect(job, command, streams, opened)
                 stderr = own.stderr
+                assigned = {each.name: await self.assigned(each, job, streams) for each in command.assignments}
+                if "xtrace" in shell.settings:
+                    await stderr.write(" ".join(["+", *(f"{key}={value}" for key, value in assigned.items()), *words]) + "\n")
                 if not words:
-                    for assignment in command.assignments:
-                        self.shell.variables[assignment.name] = expand_text(assignment.value, self.shell.lookup)
-                    return 0
-                if command.assignments:
+                    for key, value in assigned.items():
+                        shell.variables[key] = value
+                    return shell.substituted
+                if name.startswith("!") and len(name) > 1:
+                    ends = Ends(own.stdin, own.stdout, own.stderr)
+                    return await self.host([name[1:], *words[1:]], assigned, ends, job, alone=own.alone)
+                if assigned:
                     raise Usage("a variable before a command has no effect: set it in a command of its own, as in `X=1; echo $X`")
                 builtin = self.builtins.get(name)
                 if builtin is None:
-                    raise Refused(self.shell.unknown(name), 127)
+                    raise Refused(shell.unknown(name), 127)
                 if words[1:] == ["--help"]:
                     await own.stdout.write(builtin.page + "\n")
                     return 0
-                call = Call(self.shell, name, words[1:], own.stdin, own.stdout, own.stderr, job, redirected or own.piped_in, own.alone)
+                call = Call(shell, name, words[1:], own.stdin, own.stdout, own.stderr, job, redirected or own.piped_in, own.alone)
                 return await builtin.run(call)
             except Usage as wrong:
                 usage = f"\nusage: {self.builtins[name].usage}" if name in self.builtins else ""
                 return await self._report(stderr, name, f"{wrong}{usage}", 2)
             except Refused as refused:
                 return await self._report(stderr, name if name in self.builtins else "", str(refused), refused.status)
+            except Unset as unset:
+                status = await self._report(stderr, "", str(unset), 1)
+                if shell.interactive:
+                    return status
+                raise Leave(status) from None
             except (Fault, NotText, TooManyMatches) as error:
                 return await self._report(stderr, name, str(error), 1)
             except OSError as error:
                 return await self._report(stderr, name, describe(error), 1)
             except Closed:
                 return CLOSED
+
+    async def host(self, words: list[str], assigned: dict[str, str], ends: Ends, job: Job, *, alone: bool) -> int:
+        """Run a program of the host."""
+        environment = {name: self.shell.variables[name] for name in self.shell.exported if name in self.shell.variables} | assigned
+        try:
+            return await run_host(words, environment, ends, job, self.shell.terminal, alone=alone)
+        except (FileNotFoundError, NotADirectoryError):
+            raise Refused(f"!{words[0]}: the host has no program of that name", 127) from None
+        except PermissionError:
+            raise Refused(f"!{words[0]}: the host does not let you run it", 126) from None
+
+    # --- what words are expanded with -----------------------------------------------------------------------------
+
+    async def values(self, word: Word, job: Job, streams: Streams) -> Values:
+        """The variables, and what the commands in `$( )` of this word wrote, which run now."""
+        shell = self.shell
+        written: dict[int, str] = {}
+        values = Values(
+            shell.lookup,
+            shell.variables.__setitem__,
+            shell.arguments,
+            strict="nounset" in shell.settings,
+            patterns="noglob" not in shell.settings,
+            written=written,
+        )
+        await self._write(word.parts, values, written, job, streams)
+        return values
+
+    async def _write(self, parts: tuple[Part, ...], values: Values, written: dict[int, str], job: Job, streams: Streams) -> None:
+        for part in parts:
+            if isinstance(part, Substitution):
+                written[id(part)] = await self.substitute(part.text, job, streams)
+            elif isinstance(part, Variable) and part.word and values.wants_word(part):
+                await self._write(part.word, values, written, job, streams)
+
+    async def assigned(self, assignment: Assignment, job: Job, streams: Streams) -> str:
+        return expand_text(assignment.value, await self.values(assignment.value, job, streams))
+
+    async def substitute(self, text: str, job: Job, streams: Streams) -> str:
+        """What commands write, without the newlines at its end. What they change in the shell is undone, as if in a copy of it."""
+        shell = self.shell
+        out = _Kept()
+        own = Streams(streams.stdin, out, streams.stderr, streams.piped_in, alone=False)
+        before = dict(shell.variables), set(shell.settings), dict(shell.aliases), set(shell.exported), list(shell.arguments), os.getcwd()
+        status = shell.status
+        try:
+            for item in parse(text).lists:
+                if item.background:
+                    raise Refused("'&' has no place in $( ): start the job before", 2)
+                status = shell.status = await self.chain(job, item, own)
+                if job.interrupts:
+                    break
+        except BadSyntax as bad:
+            raise Refused(f"in $( ): {bad.message}", 2) from None
+        except Leave as left:
+            status = left.status
+        finally:
+            shell.variables.clear()
+            shell.variables.update(before[0])
+            shell.settings, shell.aliases, shell.exported, shell.arguments = before[1], before[2], before[3], before[4]
+            if os.getcwd() != before[5]:
+                os.chdir(before[5])
+        shell.substituted = status
+        return out.text.rstrip("\n")
 
     async def _report(self, stderr: Sink, name: str, message: str, status: int) -> int:
         try:
@@ -188,7 +272,7 @@ class Interpreter:
             pass  # there is nowhere to say it; the status says that it failed
         return status
 
-    async def redirect(self, command: Command, streams: Streams, opened: ExitStack) -> tuple[Streams, bool]:
+    async def redirect(self, job: Job, command: Command, streams: Streams, opened: ExitStack) -> tuple[Streams, bool]:
         """The command's own streams, files opened from left to right as in sh; and whether its input is a file."""
         own = Streams(streams.stdin, streams.stdout, streams.stderr, streams.piped_in, streams.alone)
         redirected = False
@@ -197,7 +281,7 @@ class Interpreter:
                 source = own.stdout if each.target.plain == "1" else own.stderr
                 own.stdout, own.stderr = (source, own.stderr) if each.fd == 1 else (own.stdout, source)
                 continue
-            path = self._path(each)
+            path = await self._path(each, job, streams)
             if each.kind == "<":
                 own.stdin = await open_source(path)
                 opened.callback(own.stdin.close)
@@ -208,9 +292,30 @@ class Interpreter:
             own.stdout, own.stderr = (sink, own.stderr) if each.fd == 1 else (own.stdout, sink)
         return own, redirected
 
-    def _path(self, redirection: Redirection) -> str:
-        paths = expand(redirection.target, self.shell.lookup)
+    async def _path(self, redirection: Redirection, job: Job, streams: Streams) -> str:
+        paths = expand(redirection.target, await self.values(redirection.target, job, streams))
         if len(paths) != 1 or not paths[0]:
             shown = "nothing" if not paths else f"{len(paths)} words" if len(paths) > 1 else "an empty name"
             raise Usage(f"a redirection needs one file name after '{redirection.kind}', and got {shown}: quote it")
         return paths[0]
+
+
+class _Kept:
+    """Output that becomes part of a command, which bounds it."""
+
+    def __init__(self) -> None:
+        self._pieces: list[str] = []
+        self._length = 0
+
+    @property
+    def text(self) -> str:
+        return "".join(self._pieces)
+
+    async def write(self, text: str) -> None:
+        self._length += len(text)
+        if self._length > MOST_CHARACTERS:
+            raise Refused(f"$( ) gave more than {MOST_CHARACTERS} characters: put them in a file and use `< FILE`")
+        self._pieces.append(text.replace("\0", ""))
+
+    def close(self) -> None:
+        """It is read when the commands have ended."""

@@ -1,8 +1,9 @@
 """Jobs: what the shell runs, in the foreground or behind it, and the table of those in the background.
 
 A job is one list of commands with every process that they started. It is RUNNING until its last command has ended,
-then it has a status and its `done` event is set, once. At most one job is in the foreground. Numbers are the
-smallest that are free, as in sh. Draws nothing.
+then it has a status and its `done` event is set, once. In between it may be STOPPED: its processes are, it writes nothing to the
+terminal and begins no other command. At most one job is in the foreground. Numbers are the smallest that are free, as in sh.
+Draws nothing.
 """
 
 from __future__ import annotations
@@ -14,17 +15,21 @@ import anyio
 
 from llmos import Fault
 
+from .desk import Desk
+
 CLOSED = 141
 """Status of a command whose reader has ended: 128 + PIPE."""
 INTERRUPTED = 130
 """Status of a job that Ctrl-C ended: 128 + INT."""
+STOPPED = 148
+"""Status of a command that Ctrl-Z stopped: 128 + TSTP."""
 
 SIGNALS = {"INT": 2, "KILL": 9, "TERM": 15, "CONT": 18, "STOP": 19, "XCPU": 24}
 _ENDINGS = {128 + SIGNALS["INT"]: "Interrupted", 128 + SIGNALS["KILL"]: "Killed", 128 + SIGNALS["TERM"]: "Terminated", 152: "Over limit"}
 
 
 class Process(Protocol):
-    """A process that a job started: what the sdk calls a child."""
+    """A process that a job started: what the sdk calls a child, or a command of the host."""
 
     @property
     def pid(self) -> int: ...
@@ -44,11 +49,20 @@ class Job:
     """Processes that were started and have not ended yet."""
     pids: list[int] = field(default_factory=list)
     """Every process that was started, in order."""
+    commands: list[Process] = field(default_factory=list)
+    """Commands of the host that run. Their pids are the host's."""
+    desk: Desk | None = None
+    """Its keyboard, if it may have one."""
+    stopped: bool = False
+    left: bool = False
+    """It ended with `exit`."""
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     begun: anyio.Event = field(default_factory=anyio.Event)
     """Set when the first process has started, or the job ended without one."""
-    fronted: anyio.Event = field(default_factory=anyio.Event)
-    """Set when it is brought in front for the first time."""
+    turned: anyio.Event = field(default_factory=anyio.Event)
+    """Set when it has stopped or ended: whoever waits in front need not wait any longer."""
+    going: anyio.Event = field(default_factory=anyio.Event)
+    """Set when a stopped job goes on."""
     done: anyio.Event = field(default_factory=anyio.Event)
     status: int = 0
     interrupts: int = 0
@@ -56,7 +70,7 @@ class Job:
     @property
     def state(self) -> str:
         if not self.done.is_set():
-            return "Running"
+            return "Stopped" if self.stopped else "Running"
         if self.status == 0:
             return "Done"
         return _ENDINGS.get(self.status, f"Exit {self.status}")
@@ -71,8 +85,40 @@ class Job:
 
     def finish(self, status: int) -> None:
         self.status = INTERRUPTED if self.interrupts else status
+        self.stopped = False
         self.begun.set()
         self.done.set()
+        self.turned.set()
+
+    async def gate(self) -> None:
+        """Wait while it is stopped."""
+        while self.stopped:
+            await self.going.wait()
+
+    async def suspend(self) -> None:
+        """Ctrl-Z: everything of it holds still, and the keyboard is the shell's again."""
+        if self.done.is_set() or self.stopped:
+            return
+        self.stopped, self.going = True, anyio.Event()
+        if self.desk is not None:
+            self.desk.take_away()
+        await self._send("STOP")
+        self.turned.set()
+
+    async def resume(self) -> None:
+        """Go on after a stop."""
+        if not self.stopped:
+            return
+        self.stopped, self.turned = False, anyio.Event()
+        await self._send("CONT")
+        self.going.set()
+
+    async def _send(self, signal: str) -> None:
+        for each in [*self.children, *self.commands]:
+            try:
+                await each.kill(signal)
+            except Fault:
+                pass  # it has ended meanwhile
 
     async def interrupt(self) -> None:
         """Ctrl-C. The first ends the bursts, and a pipeline; the second terminates what still runs, the third kills it.
@@ -80,14 +126,14 @@ class Job:
         What has no process yet (a job that waits for the model, or for another job) is cancelled at once.
         """
         self.interrupts += 1
-        children = list(self.children)
+        children = [*self.children, *self.commands]
         if not children:
             self.scope.cancel()
             return
         signals = ["INT", "TERM"] if self.interrupts == 1 and len(children) > 1 else [("INT", "TERM", "KILL")[min(self.interrupts, 3) - 1]]
         for signal in signals:
             for child in children:
-                if child in self.children:
+                if child in self.children or child in self.commands:
                     try:
                         await child.kill(signal)
                     except Fault:
@@ -121,6 +167,12 @@ class Jobs:
         if self._jobs.get(job.number) is job:
             del self._jobs[job.number]
             self._recent.remove(job.number)
+
+    def touch(self, job: Job) -> None:
+        """It is the current job now."""
+        if job.number in self._recent:
+            self._recent.remove(job.number)
+            self._recent.append(job.number)
 
     def mark(self, job: Job) -> str:
         """`+` for the current job, `-` for the one before, as jobs and notes show it."""

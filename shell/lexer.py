@@ -1,8 +1,8 @@
 """Splits a line of llmsh into words and operators, with quoting as in POSIX sh.
 
-Owns what a character means: quotes, backslashes, comments, `$NAME` and the operators. A word is kept in parts,
-because what may happen to it later (variables, splitting, file patterns) depends on how each part was quoted.
-Every token knows where it stood in the text. Expands nothing and knows no grammar.
+Owns what a character means: quotes, backslashes, comments, `$NAME`, `${NAME:-WORD}`, `$(COMMANDS)` and the operators. A word
+is kept in parts, because what may happen to it later (variables, splitting, file patterns) depends on how each part was
+quoted. Every token knows where it stood in the text. Expands nothing and knows no grammar.
 """
 
 from __future__ import annotations
@@ -20,8 +20,13 @@ OPERATORS = ("&&", "||", ">>", ">&", "<&", "<<", "<>", ">|", "|", "&", ";", "<",
 
 REDIRECTIONS = frozenset({"<", ">", ">>", ">&"})
 
+MOST_DEPTH = 32
+"""How deep `$( )` and `${ }` may lie in each other."""
+
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_SPECIAL = "?!$#@0123456789"
+_SPECIAL = "?!$#@*0123456789"
+_IN_BRACES = re.compile(r"(#?)([A-Za-z_][A-Za-z0-9_]*|[0-9]+|[?!$#@*])(:?[-=+?])?")
+BRACES = "in braces there may be ${NAME}, ${#NAME}, ${NAME:-WORD}, := :+ :? and these without the colon: write \\$ if it is text"
 _BLANK = " \t\r"
 _UNSUPPORTED = {
     "(": "subshells '( )' are not supported: put the text in quotes, or use a script file",
@@ -63,13 +68,29 @@ class Literal:
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """`$name`; an unquoted one is split at blanks after it was replaced."""
+    """`$name`; an unquoted one is split at blanks after it was replaced.
+
+    `operator` is what stands after the name in braces: - = + ? with or without a colon, and then `word` is what follows; or #,
+    for the length.
+    """
 
     name: str
     quoted: bool
+    operator: str = ""
+    word: tuple[Part, ...] = ()
 
 
-Part = Literal | Variable
+@dataclass(frozen=True, slots=True)
+class Substitution:
+    """`$(text)`: what those commands write."""
+
+    text: str
+    quoted: bool
+    start: int
+    """Where `text` begins."""
+
+
+Part = Literal | Variable | Substitution
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,34 +170,57 @@ def _redirection(text: str, at: int) -> Operator | None:
 class _Reader:
     """Reads one word: parts are collected as quotes open and close."""
 
-    def __init__(self, text: str, start: int) -> None:
+    def __init__(self, text: str, start: int, depth: int = 0) -> None:
         self.text = text
+        self.depth = depth
         self.start = start
         self.at = start
+        self.quoted = False
+        """All of it lies in double quotes."""
         self.parts: list[Part] = []
         self.pending: list[str] = []
 
     def word(self) -> Word:
         text = self.text
-        while self.at < len(text):
-            character = text[self.at]
-            if character in _BLANK or self._is_operator():
-                break
-            if character == "\\":
-                self._escape()
-            elif character == "'":
-                self._single()
-            elif character == '"':
-                self._double()
-            elif character == "$":
-                self._variable(quoted=False)
-            elif character == "`":
-                raise BadSyntax("command substitution with ` is not supported: put ` in single quotes if it is text", self.at)
-            else:
-                self.pending.append(character)
-                self.at += 1
+        while self.at < len(text) and text[self.at] not in _BLANK and not self._is_operator():
+            self._next()
         self._flush(quoted=False)
         return Word(tuple(self.parts), self.start, self.at)
+
+    def braced(self, *, quoted: bool) -> tuple[Part, ...]:
+        """The word in `${NAME:-WORD}`, up to the brace that ends it. In double quotes an apostrophe is one."""
+        text, opened = self.text, self.at
+        self.quoted = quoted
+        while self.at < len(text) and text[self.at] != "}":
+            if quoted and text[self.at] == "'":
+                self.pending.append("'")
+                self.at += 1
+            elif quoted and text[self.at] == "\\" and text[self.at + 1 : self.at + 2] not in ("$", "`", '"', "\\", "}", "\n"):
+                self.pending.append("\\")
+                self.at += 1
+            else:
+                self._next()
+        if self.at >= len(text):
+            raise Incomplete("the brace { is never closed: write \\$ if it is text", opened, "}")
+        self._flush(quoted=quoted)
+        return tuple(self.parts)
+
+    def _next(self) -> None:
+        """One character, or what a quote or dollar begins."""
+        character = self.text[self.at]
+        if character == "\\":
+            self._escape()
+        elif character == "'":
+            self._single()
+        elif character == '"':
+            self._double()
+        elif character == "$":
+            self._variable(quoted=self.quoted)
+        elif character == "`":
+            raise BadSyntax("commands go into $( ), not into backticks: put ` in single quotes if it is text", self.at)
+        else:
+            self.pending.append(character)
+            self.at += 1
 
     def _is_operator(self) -> bool:
         return self.text[self.at] in "|&;<>()\n"
@@ -191,7 +235,7 @@ class _Reader:
             raise Incomplete("nothing follows the backslash at the end: write \\\\ for a backslash", self.at)
         following = self.text[self.at + 1]
         if following != "\n":  # backslash-newline joins two lines
-            self._flush(quoted=False)
+            self._flush(quoted=self.quoted)
             self.parts.append(Literal(following, quoted=True))
         self.at += 2
 
@@ -199,13 +243,13 @@ class _Reader:
         end = self.text.find("'", self.at + 1)
         if end < 0:
             raise Incomplete("the quote ' is never closed: write \\' for an apostrophe", self.at, "'")
-        self._flush(quoted=False)
+        self._flush(quoted=self.quoted)
         self.parts.append(Literal(self.text[self.at + 1 : end], quoted=True))
         self.at = end + 1
 
     def _double(self) -> None:
         opened = self.at
-        self._flush(quoted=False)
+        self._flush(quoted=self.quoted)
         self.at += 1
         empty = len(self.parts)
         while self.at < len(self.text):
@@ -223,7 +267,7 @@ class _Reader:
             elif character == "$":
                 self._variable(quoted=True)
             elif character == "`":
-                raise BadSyntax("command substitution with ` is not supported: write \\` if it is text", self.at)
+                raise BadSyntax("commands go into $( ), not into backticks: write \\` if it is text", self.at)
             else:
                 self.pending.append(character)
                 self.at += 1
@@ -232,15 +276,13 @@ class _Reader:
     def _variable(self, *, quoted: bool) -> None:
         text, at = self.text, self.at + 1
         following = text[at : at + 1]
-        if following == "(":
-            raise BadSyntax("command substitution with $( ) is not supported: write \\$ if it is text", self.at)
-        if following == "{":
-            close = text.find("}", at)
-            name = text[at + 1 : close] if close >= 0 else ""
-            if not (_NAME.fullmatch(name) or name.isdecimal() or (len(name) == 1 and name in _SPECIAL)):
-                raise BadSyntax("only ${NAME} is supported in braces: write \\$ if it is text", self.at)
-            end = close + 1
-        elif match := _NAME.match(text, at):
+        if following in ("(", "{"):
+            if self.depth >= MOST_DEPTH:
+                raise BadSyntax(f"$( ) and ${{ }} lie deeper than {MOST_DEPTH} in each other: use a variable of its own", self.at)
+            self._flush(quoted=quoted)
+            self.parts.append(self._substitution(quoted=quoted) if following == "(" else self._braces(quoted=quoted))
+            return
+        if match := _NAME.match(text, at):
             name, end = match.group(), match.end()
         elif following and following in _SPECIAL:
             name, end = following, at + 1
@@ -251,3 +293,46 @@ class _Reader:
         self._flush(quoted=quoted)
         self.parts.append(Variable(name, quoted))
         self.at = end
+
+    def _braces(self, *, quoted: bool) -> Variable:
+        """`${NAME}` and its kin; moves behind it."""
+        text, opened = self.text, self.at
+        found = _IN_BRACES.match(text, opened + 2)
+        if found is None and text.startswith("#}", opened + 2):
+            found = re.compile(r"()(#)()").match(text, opened + 2)
+        if found is None:
+            raise BadSyntax(BRACES, opened)
+        length, name, operator = found.group(1), found.group(2), found.group(3) or ""
+        self.at = found.end()
+        word: tuple[Part, ...] = ()
+        if operator and not length:
+            reader = _Reader(text, self.at, self.depth + 1)
+            word = reader.braced(quoted=quoted)
+            self.at = reader.at
+        if not text.startswith("}", self.at) or (operator and length):
+            if self.at >= len(text):
+                raise Incomplete("the brace { is never closed: write \\$ if it is text", opened, "}")
+            raise BadSyntax(BRACES, opened)
+        self.at += 1
+        return Variable(name, quoted, length or operator, word)
+
+    def _substitution(self, *, quoted: bool) -> Substitution:
+        """`$(COMMANDS)`; moves behind it."""
+        opened = self.at
+        self.at = _closing(self.text, opened + 2, self.depth + 1, opened)
+        return Substitution(self.text[opened + 2 : self.at - 1], quoted, opened + 2)
+
+
+def _closing(text: str, at: int, depth: int, opened: int) -> int:
+    """The place behind the parenthesis that closes the `$(` whose commands begin at `at`: quotes and words may hold others."""
+    while at < len(text):
+        if text[at] == ")":
+            return at + 1
+        if text[at] in "|&;<>(\n" or text[at] in _BLANK:
+            at += 1
+        elif text[at] == "#":
+            newline = text.find("\n", at)
+            at = len(text) if newline < 0 else newline
+        else:
+            at = _Reader(text, at, depth).word().end
+    raise Incomplete("the parenthesis of $( is never closed: write \\$ if it is text", opened, ")")

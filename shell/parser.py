@@ -6,16 +6,21 @@
     pipeline  command         joined by |, inverted by !
     command   assignments, words, redirections
 
-The tree is immutable, and each node keeps the text it came from, so that `jobs` can show it. Runs nothing.
+The tree is immutable, and each list keeps the text it came from, so that `jobs` can show it. An alias is replaced here, where
+the first word of a command stands, as in sh. Runs nothing.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
-from .lexer import REDIRECTIONS, BadSyntax, Incomplete, Literal, Operator, Token, Word, lex
+from .lexer import REDIRECTIONS, BadSyntax, Incomplete, Literal, Operator, Part, Substitution, Token, Variable, Word, lex
+
+MOST_TOKENS = 100_000
+"""Words and operators of a text after its aliases were replaced."""
 
 _ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=")
 
@@ -79,17 +84,34 @@ class Script:
         return tuple(command for pipeline in pipelines for command in pipeline.commands)
 
 
-def parse(text: str) -> Script:
+def parse(text: str, aliases: Mapping[str, str] | None = None) -> Script:
     """The tree of `text`. Raises Incomplete if it stops in the middle, BadSyntax if it is no command."""
-    return _Parser(text).script()
+    tokens = lex(text)
+    for token in tokens:
+        if isinstance(token, Word):
+            _check(token.parts)
+    return _Parser(text, tokens, aliases or {}).script()
+
+
+def _check(parts: Iterable[Part]) -> None:
+    """What stands in `$( )` must be commands too, so that nothing of a script runs which has an error."""
+    for part in parts:
+        if isinstance(part, Variable):
+            _check(part.word)
+        elif isinstance(part, Substitution):
+            try:
+                parse(part.text)
+            except BadSyntax as bad:
+                raise BadSyntax(f"in $( ): {bad.message}", min(part.start + bad.position, part.start + len(part.text))) from None
 
 
 class _Parser:
     """Recursive descent over the tokens, one method for each level of the grammar."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, tokens: list[Token], aliases: Mapping[str, str]) -> None:
         self.text = text
-        self.tokens: list[Token] = lex(text)
+        self.tokens = tokens
+        self.aliases = aliases
         self.at = 0
 
     def peek(self) -> str | None:
@@ -147,7 +169,27 @@ class _Parser:
         if self.ended:
             raise Incomplete(f"nothing follows '{operator}': give it a command", len(self.text))
 
+    def replace_aliases(self) -> None:
+        """The first word of a command, while it is an alias that did not come from itself. A blank at its end goes on to the next."""
+        at, seen = self.at, set[str]()
+        until = at
+        while at < len(self.tokens) and isinstance(word := self.tokens[at], Word):
+            if at >= until:
+                seen.clear()
+            value = self.aliases.get(word.plain or "")
+            if value is None or word.plain in seen:
+                break
+            seen.add(word.plain or "")
+            tokens = [replace(each, start=word.start, end=word.end) for each in lex(value)]
+            self.tokens[at : at + 1] = tokens
+            until = max(until, at + 1) + len(tokens) - 1
+            if len(self.tokens) > MOST_TOKENS:
+                raise BadSyntax(f"with its aliases it has more than {MOST_TOKENS} words: unalias some", word.start)
+            if value[-1:] in (" ", "\t"):
+                at = until
+
     def command(self) -> Command:
+        self.replace_aliases()
         start = self.tokens[self.at].start if not self.ended else len(self.text)
         assignments: list[Assignment] = []
         words: list[Word] = []

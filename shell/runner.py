@@ -54,10 +54,13 @@ class Runner:
             tasks.cancel_scope.cancel()
 
     async def _receive(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as received:
+        numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, *([signal.SIGTSTP] if self._shell.interactive else [])]
+        with anyio.open_signal_receiver(*numbers) as received:
             task_status.started()
             async for number in received:
-                if number != signal.SIGINT:
+                if number == signal.SIGTSTP:
+                    await self._shell.suspend()
+                elif number != signal.SIGINT:
                     self._ended_by = number
                     self._scope.cancel()
                 elif await self._shell.interrupt():
@@ -200,7 +203,7 @@ class Runner:
         """The tree of a command that may go on over more lines; None if it never became one."""
         while True:
             try:
-                return parse(text)
+                return parse(text, self._shell.aliases)
             except Incomplete as incomplete:
                 more = await self._more(lines, incomplete.closer, MOST_CHARACTERS - len(text))
                 if more is None:

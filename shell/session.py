@@ -24,8 +24,9 @@ from .builtins import table
 from .builtins.approvals import tell_of_approvals
 from .builtins.call import Leave
 from .connection import Connection
-from .jobs import CLOSED, INTERRUPTED, Job, Jobs
-from .streams import Closed, Empty, Sink, Source, WhenInFront
+from .desk import Desk
+from .jobs import CLOSED, INTERRUPTED, STOPPED, Job, Jobs
+from .streams import Closed, Empty, Sink, Source
 from .terminal import ErrorSink, Terminal, TerminalSink
 
 if TYPE_CHECKING:
@@ -54,6 +55,13 @@ class Shell:
         """Where models, agents and history of this user are."""
         self.interactive = interactive
         self.variables = variables
+        self.exported = set(variables)
+        """Names of those that commands of the host see."""
+        self.settings: set[str] = set()
+        """What `set -o` has turned on."""
+        self.aliases: dict[str, str] = {}
+        self.substituted = 0
+        """Status of the last `$( )` of the command that runs."""
         self.arguments: list[str] = []
         """$1, $2, ... of a script; $0 is in `script`."""
         self.script = "llmsh"
@@ -105,34 +113,65 @@ class Shell:
         return self._tasks
 
     @contextmanager
-    def attending(self, job: Job) -> Iterator[None]:
-        """While the body runs, `job` is in front: Ctrl-C goes to it."""
+    def attending(self, job: Job, *, closes: bool = True) -> Iterator[None]:
+        """While the body runs, `job` is in front: Ctrl-C and Ctrl-Z go to it, and the keyboard. `closes`: Ctrl-D ends its input."""
         before, self._front = self._front, job
-        was_foreground, job.foreground = job.foreground, True
-        job.fronted.set()
+        job.foreground = True
+        if job.desk is not None:
+            job.desk.give(self.standard_input(), closes=closes)
         try:
             yield
         finally:
             self._front = before
-            job.foreground = was_foreground
+            job.foreground = False
+            if job.desk is not None:
+                job.desk.take_away()
+
+    def input_of(self, job: Job, *, foreground: bool) -> Source:
+        """What a job reads where nothing else is given: the keyboard while it is in front, or in a script what the script was given."""
+        if self.interactive and self.typed:
+            job.desk = Desk()
+            return job.desk
+        return self.standard_input() if foreground else Empty()
+
+    async def front(self, job: Job, body: Callable[[], Awaitable[int]]) -> int:
+        """Run `body` as the job in front, until it ends or Ctrl-Z stops it. Raises Leave if it was an `exit`."""
+        with self.attending(job):
+            self._running_tasks().start_soon(self._run, job, body)
+            await job.turned.wait()
+        if not job.done.is_set():
+            return await self.stopped(job)
+        if job.left:
+            raise Leave(job.status)
+        return job.status
+
+    async def stopped(self, job: Job) -> int:
+        """A job that was in front has stopped: it goes into the table. Returns the status for `$?`."""
+        if not job.number:
+            self.jobs.add(job)
+        self.jobs.touch(job)
+        await self.note(f"[{job.number}]{self.jobs.mark(job)} {job.state:<11} {job.text}")
+        return STOPPED
 
     def start(self, job: Job, body: Callable[[], Awaitable[int]]) -> None:
         """Run `body` as a job in the background."""
         self.jobs.add(job)
-        self._running_tasks().start_soon(self._background, job, body)
+        self._running_tasks().start_soon(self._run, job, body)
 
-    async def _background(self, job: Job, body: Callable[[], Awaitable[int]]) -> None:
+    async def _run(self, job: Job, body: Callable[[], Awaitable[int]]) -> None:
         status = INTERRUPTED
         try:
             with job.scope:
                 try:
                     status = await body()
                 except Leave as left:
-                    status = left.status
+                    status, job.left = left.status, True
                 except Closed:
                     status = CLOSED
         finally:
             job.finish(status)
+        if not job.number:
+            return
         if self.interactive:
             await self.note(f"[{job.number}]{self.jobs.mark(job)} {job.state:<11} {job.text}")
             self.jobs.remove(job)
@@ -160,7 +199,7 @@ class Shell:
         """
         child = await start()
         job = Job(text, foreground=False)
-        stdin = WhenInFront(job.fronted, self.standard_input) if self.interactive and self.typed else None
+        stdin = self.input_of(job, foreground=False)
 
         async def started() -> Child:
             return child
@@ -200,6 +239,13 @@ class Shell:
         await self._front.interrupt()
         return True
 
+    async def suspend(self) -> bool:
+        """Ctrl-Z. True if there was a job in front to take it."""
+        if self._front is None:
+            return False
+        await self._front.suspend()
+        return True
+
     async def note(self, text: str) -> None:
         """A line about a job: above the prompt if there is one, else before the next."""
         if self.terminal.above is not None:
@@ -235,17 +281,17 @@ class Shell:
             async with self.terminal.progress(self.connection.label):
                 await self.connection.loaded()
 
-    def lookup(self, name: str) -> str:
-        """The value of a variable, also of `$?`, `$!` and a script's arguments; "" if it has none."""
+    def lookup(self, name: str) -> str | None:
+        """The value of a variable, also of `$?`, `$!` and a script's arguments; None if it has none."""
         if name.isdecimal():
             words = [self.script, *self.arguments]
-            return words[int(name)] if len(name) < 6 and int(name) < len(words) else ""
-        special = {"?": str(self.status), "!": str(self.last_pid or ""), "#": str(len(self.arguments)), "@": " ".join(self.arguments)}
+            return words[int(name)] if len(name) < 6 and int(name) < len(words) else None
+        special = {"?": str(self.status), "!": str(self.last_pid or ""), "#": str(len(self.arguments))}
         if name in special:
             return special[name]
         if name == "$":
             return str(self.connection.ready.pid) if self.connection.ready is not None else ""
-        return self.variables.get(name, "")
+        return self.variables.get(name)
 
     def agents(self) -> list[str]:
         """The agents that spawn finds by name, in the places and the order of the system, whether or not it has booted."""

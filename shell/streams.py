@@ -15,7 +15,6 @@ import errno
 import os
 import stat
 from collections import deque
-from collections.abc import Callable
 from typing import Protocol
 
 import anyio
@@ -61,31 +60,13 @@ class Sink(Protocol):
 
 
 class Empty:
-    """Input that is at its end: what a command in the background has."""
+    """Input that is at its end: what a command in the background of a script has."""
 
     async def read(self) -> str:
         return ""
 
     def close(self) -> None:
         """There is nothing to close."""
-
-
-class WhenInFront:
-    """The keyboard, for a job in the background: it waits to be brought in front before it reads."""
-
-    def __init__(self, fronted: anyio.Event, keyboard: Callable[[], Source]) -> None:
-        self._fronted, self._keyboard = fronted, keyboard
-        self._source: Source | None = None
-
-    async def read(self) -> str:
-        await self._fronted.wait()
-        if self._source is None:
-            self._source = self._keyboard()
-        return await self._source.read()
-
-    def close(self) -> None:
-        if self._source is not None:
-            self._source.close()
 
 
 class FileSource:

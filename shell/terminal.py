@@ -44,6 +44,10 @@ class Attended(Protocol):
     @property
     def foreground(self) -> bool: ...
 
+    async def gate(self) -> None:
+        """Wait while it is stopped."""
+        ...
+
 
 class Terminal:
     """The two output streams of this program."""
@@ -152,6 +156,7 @@ class TerminalSink:
         self._held = ""
 
     async def write(self, text: str) -> None:
+        await self._job.gate()
         text = self._held + text
         self._held = ""
         if not self._job.foreground:

@@ -14,7 +14,7 @@ import re
 import sys
 import textwrap
 from dataclasses import fields, is_dataclass
-from functools import cache
+from itertools import pairwise
 from typing import Any
 
 from .table import ROWS, Row
@@ -22,16 +22,16 @@ from .table import ROWS, Row
 WIDTH = 120
 
 COMMON = """\
-Any call may also end with EINVAL (an argument is missing, unknown, of the wrong type or out of its bounds: nothing is converted), ESRCH (the
-caller has ended), ESHUTDOWN (the system is going down), ECANCELED (the caller took it back), and, unless it goes through with a signal
-pending, EINTR (a signal ended it) or EDQUOT (a limit of the caller was passed). One that needs a capability ends with EPERM where the caller
-does not hold it when the call executes."""
+Any call may also end with EINVAL (an argument is missing, unknown, of the wrong type or out of its bounds: nothing is converted), ESRCH
+(the caller has ended), ESHUTDOWN (the system is going down), ECANCELED (the caller took it back), and, unless it goes through with a signal
+pending, EINTR (a signal ended it) or EDQUOT (a limit of the caller was passed). One that needs a capability ends with EPERM where the
+caller does not hold it when the call executes."""
 
 HEAD = f"""\
 # System calls
 
-Everything that a process does to the world is one of these. Programs make them through `llmos.System` and `llmos.Process`; over a socket each
-goes by its number, as docs/decisions/0014-the-wire.md says. `man CALL` in llmsh shows the same pages.
+Everything that a process does to the world is one of these. Programs make them through `llmos.System` and `llmos.Process`; over a socket
+each goes by its number, as docs/decisions/0014-the-wire.md says. `man CALL` in llmsh shows the same pages.
 
 *Replayable*: making it again changes nothing in the world, so a recorded result need not wait for the disk. *Sleeps*: it may take long, and
 the caller's pages can be reclaimed meanwhile.
@@ -98,7 +98,7 @@ def _arguments(row: Row) -> list[str]:
 def _properties(schema: dict[str, Any], known: dict[str, Any], model: type[Any] | None, indent: str, above: tuple[str, ...]) -> list[str]:
     """A line for each argument; below it what the source says of it, and the fields of what it holds."""
     lines: list[str] = []
-    said = _documented(model) if model is not None else {}
+    said: dict[str, str] = _documented(model) if model is not None else {}
     for name, field in schema.get("properties", {}).items():
         optional = "" if name in schema.get("required", ()) else f"; default {_value(field.get('default'))}"
         lines.append(_wrap(f"{name}: {_kind(field, known)}{optional}", indent))
@@ -213,7 +213,6 @@ def _first_paragraph(kind: type[Any]) -> str:
     return "" if text.startswith(f"{kind.__name__}(") else " ".join(text.strip().split("\n\n")[0].split())
 
 
-@cache
 def _documented(kind: type[Any]) -> dict[str, str]:
     """What stands as a string below each field in the source, of the class and those it is made from."""
     found: dict[str, str] = {}
@@ -222,7 +221,7 @@ def _documented(kind: type[Any]) -> dict[str, str]:
             continue
         (tree,) = ast.parse(textwrap.dedent(inspect.getsource(each))).body
         body = tree.body if isinstance(tree, ast.ClassDef) else []
-        for field, text in zip(body, body[1:], strict=False):
+        for field, text in pairwise(body):
             if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):
                 continue
             if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str):

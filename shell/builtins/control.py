@@ -1,4 +1,4 @@
-"""Builtins over jobs: jobs lists them, fg brings one in front."""
+"""Builtins over jobs: jobs lists them, fg brings one in front, bg lets one go on behind."""
 
 from __future__ import annotations
 
@@ -40,22 +40,52 @@ async def _states(call: Call, jobs: list[Job]) -> dict[int, str]:
     return states
 
 
-async def fg(call: Call) -> int:
+def _job(call: Call, verb: str) -> Job:
+    """The one job that the words of `call` name, by default the current one."""
     if len(call.args) > 1:
         raise Usage("it takes one job")
     if not call.alone:
-        raise Refused("only a command of its own can bring a job in front")
+        raise Refused(f"only a command of its own can {verb}")
     name = call.args[0] if call.args else "%+"
     job = call.shell.jobs.find(name if not name.isdecimal() else f"%{name}") or call.shell.jobs.find(name)
     if job is None:
         raise Refused(f"no job {name}: see jobs" if call.args else "there is no job in the background")
+    return job
+
+
+async def fg(call: Call) -> int:
+    job = _job(call, "bring a job in front")
     await call.say(job.text)
     with call.shell.attending(job):
-        await job.done.wait()
-    return job.status
+        await job.resume()
+        await job.turned.wait()
+    return job.status if job.done.is_set() else await call.shell.stopped(job)
+
+
+async def bg(call: Call) -> int:
+    job = _job(call, "let a job go on")
+    if not job.stopped:
+        raise Refused(f"job {job.number} runs already: see jobs")
+    await job.resume()
+    await call.say(f"[{job.number}]{call.shell.jobs.mark(job)} {job.text} &")
+    return 0
 
 
 BUILTINS = (
     Builtin("jobs", "jobs [--json]", "list the jobs in the background", ("jobs", "spawn summarise < README.md > summary.txt & jobs"), jobs),
-    Builtin("fg", "fg [%JOB]", "bring a job in front: its output comes as it is made, Ctrl-C goes to it", ("fg", "fg %1"), fg),
+    Builtin(
+        "fg",
+        "fg [%JOB]",
+        "bring a job in front: its output comes as it is made, the keyboard is its, Ctrl-C and Ctrl-Z go to it",
+        ("fg", "fg %1"),
+        fg,
+    ),
+    Builtin(
+        "bg",
+        "bg [%JOB]",
+        "let a job that Ctrl-Z stopped go on in the background",
+        ("bg", "bg %1"),
+        bg,
+        "What it reads from the keyboard waits until fg brings it in front.",
+    ),
 )

@@ -86,7 +86,15 @@ async def kill(call: Call) -> int:
             raise NotPermitted(f"pid {each} is this shell itself: exit leaves it")
         await system.kill(each, signal)
 
-    return await call.each(pids, send)
+    status = await call.each(pids, send)
+    for job in call.shell.jobs.all():
+        named = any(word.startswith("%") and call.shell.jobs.find(word) is job for word in words)
+        if named:
+            for command in list(job.commands):
+                await command.kill(signal)
+        if signal in ("CONT", "TERM", "KILL") and (named or any(child.pid in pids for child in job.children)):
+            await job.resume()
+    return status
 
 
 async def nice(call: Call) -> int:

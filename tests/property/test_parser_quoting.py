@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hypothesis import given, settings, strategies as st
 
-from llmos.shell.expansion import expand, expand_text
+from llmos.shell.expansion import Values, expand, expand_text
 from llmos.shell.lexer import BadSyntax, Word, lex
 from llmos.shell.parser import parse
 
@@ -17,7 +17,7 @@ shellish = st.text(st.sampled_from("ab c'\"\\$|&;<>(){}#!=?*[]`~12\n\t"), max_si
 
 def arguments(line: str, variables: dict[str, str] | None = None) -> list[str]:
     found = variables or {}
-    return [each for command in parse(line).commands for word in command.words for each in expand(word, lambda name: found.get(name, ""))]
+    return [each for command in parse(line).commands for word in command.words for each in expand(word, Values(found.get))]
 
 
 @given(st.one_of(st.text(max_size=40), shellish))
@@ -52,7 +52,7 @@ def test_a_quoted_variable_is_one_argument_and_no_pattern(values: list[str]) -> 
     for name, value in names.items():
         word = lex(f"${name}")[0]
         assert isinstance(word, Word)
-        assert expand_text(word, lambda each: names[each]) == value
+        assert expand_text(word, Values(names.get)) == value
 
 
 same = st.lists(st.text(st.sampled_from("ab '\"\\$v"), max_size=14), min_size=1, max_size=40)

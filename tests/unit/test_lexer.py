@@ -73,7 +73,6 @@ def test_open_quotes_are_incomplete(line: str) -> None:
 @pytest.mark.parametrize(
     ("line", "position", "says"),
     [
-        ("a $(b)", 2, "$( )"),
         ("a `b`", 2, "`"),
         ('"`b`"', 1, "`"),
         ("(a)", 0, "subshells"),
@@ -82,7 +81,9 @@ def test_open_quotes_are_incomplete(line: str) -> None:
         ("a <> b", 2, "<>"),
         ("a 3> b", 2, "redirect 3"),
         ("a 22> b", 2, "redirect 22"),
-        ("${a:-b}", 0, "${NAME}"),
+        ("${a%b}", 0, "${NAME}"),
+        ("${#a:-b}", 0, "${NAME}"),
+        ("$(" * 40 + "a" + ")" * 40, 64, "deeper than 32"),
         ("${", 0, "${NAME}"),
         ("${}", 0, "${NAME}"),
     ],

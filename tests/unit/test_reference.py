@@ -66,7 +66,7 @@ class Given:
 
 class _Taken(abi.Arguments):
     anything: Any = None
-    table: dict[str, int] = {}
+    table: dict[str, int] = Field({})
     choice: Literal[1, "two"] = 1
     pair: Annotated[list[Annotated[str, Field(max_length=3)]], Field(min_length=1, max_length=2)]
     either: int | list[bytes] | None = None
