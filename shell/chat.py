@@ -28,9 +28,19 @@ class Chat:
     def __init__(self, shell: Shell) -> None:
         self._shell = shell
         self._child: Child | None = None
+        self._speaking: Job | None = None
+        """The job in which a reply is under way."""
+        shell.conversation = lambda: self._child.pid if self._child is not None else None
 
     async def say(self, job: Job, text: str, out: Sink) -> int:
         """Put `text` to the agent and write its reply. The status is 0, or that of an agent that ended instead."""
+        if (speaking := self._speaking) is not None:
+            state = "is stopped" if speaking.stopped else "has not ended"
+            await self._shell.terminal.error(
+                f"llmsh: the reply before {state}: fg %{speaking.number} brings it back, kill %{speaking.number} ends it"
+            )
+            return 1
+        self._speaking = job
         try:
             child = self._child or await self._start(job)
             job.started(child)
@@ -41,6 +51,8 @@ class Chat:
         except Fault as fault:
             await self._shell.terminal.error(f"llmsh: {fault}")
             return 1
+        finally:
+            self._speaking = None
 
     async def _start(self, job: Job) -> Child:
         system = await self._shell.system()

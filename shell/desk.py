@@ -8,6 +8,8 @@ day. What was typed and not read yet stays in the terminal, for whoever reads ne
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import anyio
 
 from .streams import Source
@@ -16,12 +18,16 @@ from .streams import Source
 class Desk:
     """A place at the keyboard, which is free at times."""
 
-    def __init__(self) -> None:
+    def __init__(self, typed: Callable[[], None]) -> None:
+        self._typed = typed
+        """Called whenever something was typed."""
         self._keyboard: Source | None = None
         self._given = anyio.Event()
         self._reading: anyio.CancelScope | None = None
         self._closes = True
         self._ended = False
+        self.wanted = anyio.Event()
+        """Set when somebody reads here."""
         self.left = anyio.Event()
         """Set when Ctrl-D ended a talk."""
 
@@ -45,6 +51,7 @@ class Desk:
             self._reading.cancel()
 
     async def read(self) -> str:
+        self.wanted.set()
         while not self._ended:
             await self._given.wait()
             if self._keyboard is None:
@@ -54,6 +61,7 @@ class Desk:
                 text = await self._keyboard.read()
             self._reading = None
             if text:
+                self._typed()
                 return text
             if text is not None and self._closes:
                 self._ended = True

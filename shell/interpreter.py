@@ -160,6 +160,9 @@ class Interpreter:
                 shell.substituted = 0
                 words: list[str] = []
                 for word in command.words:
+                    if word.plain == "?" and not words:  # the command, not a file of one letter
+                        words.append("?")
+                        continue
                     words += expand(word, await self.values(word, job, streams))
                 name = words[0] if words else ""
                 own, redirected = await self.redirect(job, command, streams, opened)

@@ -90,6 +90,10 @@ class Job:
         self.done.set()
         self.turned.set()
 
+    def forgive(self) -> None:
+        """Something was typed to it since the last Ctrl-C: the next one is a first one again."""
+        self.interrupts = 0
+
     async def gate(self) -> None:
         """Wait while it is stopped."""
         while self.stopped:

@@ -30,9 +30,48 @@ class Lines(Protocol):
 
     async def line(self, prompt: str) -> str | None: ...
 
+    async def answer(self, question: str) -> str | None:
+        """The same, of a line that is no command."""
+        ...
+
+    def offer(self, text: str) -> None:
+        """The next line begins with this, where it can be edited."""
+        ...
+
+    def remember(self, line: str) -> None:
+        """A line that was not typed but agreed to."""
+        ...
+
     def cancel(self) -> None:
         """Ctrl-C came as a signal while a line was read."""
         ...
+
+
+class FileLines:
+    """Lines of a text, such as that of llmshrc."""
+
+    def __init__(self, text: str) -> None:
+        self._lines = text.split("\n")
+        self.number = 0
+        """Lines read so far."""
+
+    async def line(self, prompt: str) -> str | None:
+        if self.number >= len(self._lines):
+            return None
+        self.number += 1
+        return self._lines[self.number - 1].removesuffix("\r")
+
+    async def answer(self, question: str) -> str | None:
+        return None
+
+    def offer(self, text: str) -> None:
+        """Nothing can be edited here."""
+
+    def remember(self, line: str) -> None:
+        """There is no history here."""
+
+    def cancel(self) -> None:
+        """Nothing waits."""
 
 
 class PlainLines:
@@ -63,6 +102,15 @@ class PlainLines:
             self._begin()
             raise LineCancelled
         return line
+
+    async def answer(self, question: str) -> str | None:
+        return await self.line(question)
+
+    def offer(self, text: str) -> None:
+        """Nothing can be edited here."""
+
+    def remember(self, line: str) -> None:
+        """There is no history here."""
 
     async def _next(self) -> str | None:
         while not self._lines:

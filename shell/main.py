@@ -41,6 +41,8 @@ class Options:
     device: str | None
     home: Path | None
     embedded: bool = False
+    rc: bool = True
+    """Whether llmshrc of the home is run first, at a terminal."""
 
 
 def system_options(parser: argparse.ArgumentParser) -> None:
@@ -68,6 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--embedded", action="store_true", help="boot a system in this process, also where a daemon runs (llmos up); so does --device"
     )
+    parser.add_argument(
+        "--norc", action="store_true", help="do not run the lines of llmshrc in the home, which a shell at a terminal begins with"
+    )
     system_options(parser)
     parser.add_argument("--version", action="version", version=f"llmsh {llmos.__version__}")
     return parser
@@ -83,7 +88,9 @@ def main(argv: list[str] | None = None) -> int:
         script, *words = words
     if found.demo and (found.commands is not None or script is not None):
         parser.error("--demo runs no other commands: leave out -c or FILE")
-    options = Options(found.commands, script, tuple(words), found.demo, found.model, found.device, found.home, found.embedded)
+    options = Options(
+        found.commands, script, tuple(words), found.demo, found.model, found.device, found.home, found.embedded, not found.norc
+    )
     try:
         from .run import run
 

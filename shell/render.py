@@ -116,6 +116,25 @@ def processes_table(processes: Sequence[ProcessInfo]) -> Table:
     return drawing
 
 
+def tree_table(branches: Sequence[tuple[str, ProcessInfo]]) -> Table:
+    """What `tree` shows: the lines of the tree lead to the names."""
+    drawing = table(">PID", "<NAME", "<STATE", "<CLASS", ">NICE", ">TOKENS", ">TIME")
+    for lead, each in branches:
+        state = f"{each.state}:{each.waiting_for}" if each.waiting_for else each.state
+        if each.status is not None:
+            state = f"{state}({each.status})"
+        drawing.add_row(
+            str(each.pid),
+            Text(lead) + plain(each.name),
+            plain(state, STATE_STYLES.get(each.state, "")),
+            class_name(each),
+            str(each.nice),
+            f"{each.tokens:,}",
+            seconds(each.wall),
+        )
+    return drawing
+
+
 def explanation_table(explanation: Explanation) -> RenderableType:
     """What `explain` shows: a line for each activity that took any time, with its part of the whole, then why the process waited."""
     wall = explanation.wall

@@ -1,8 +1,8 @@
 """Decides whether a line that a person typed is a command or a question to the chat agent.
 
-A line is a command if its first word is one, or sets a variable, or is a comment. A line that is nearly a command (one
-misspelt word, alone or with what only commands have: numbers, options, < > | &) is neither: the person is asked, rather
-than the model. Everything else is a question, whatever quotes it holds.
+A line is a command if its first word is one, or an alias, or sets a variable, or is a comment, or begins with ! (a program of
+the host). A line that is nearly a command (one misspelt word, alone or with what only commands have: numbers, options,
+< > | &) is neither: the person is asked, rather than the model. Everything else is a question, whatever quotes it holds.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ OTHER_NAMES = {
     "quit": "exit",
     "logout": "exit",
     "bye": "exit",
-    "man": "help",
-    "top": "ps",
-    "bg": "fg",
+    "htop": "top",
+    "pstree": "tree",
+    "source": ".",
     "dir": "ls",
     "type": "help",
     "which": "help",
@@ -41,12 +41,12 @@ class Kind(Enum):
     MISSPELT = "misspelt"
 
 
-def route(line: str, commands: Collection[str]) -> tuple[Kind, str]:
+def route(line: str, commands: Collection[str], aliases: Collection[str] = ()) -> tuple[Kind, str]:
     """What `line` is, and for a misspelt command the one that was likely meant."""
     found = _FIRST.match(line)
     first = found.group(2) if found else ""
     rest = line[found.end() :].split() if found else []
-    if first in commands or first.startswith("#") or _ASSIGNMENT.match(first) or not first:
+    if first in commands or first in aliases or first.startswith(("#", "!")) or _ASSIGNMENT.match(first) or not first:
         return Kind.COMMAND, ""
     bare = first.lower().strip("?!.,:")
     meant = OTHER_NAMES.get(bare, "") if not rest else ""

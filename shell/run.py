@@ -175,11 +175,13 @@ async def _feed(runner: Runner, shell: Shell, options: Options) -> int:
         return await runner.text(options.commands)
     if options.script is not None:
         return await runner.file(options.script)
+    if shell.interactive and options.rc and (left := await runner.rc(shell.home / "llmshrc")) is not None:
+        return left
     if shell.interactive and shell.terminal.is_tty and not shell.terminal.dumb:
         from .prompt import Prompt  # prompt_toolkit costs 0.2 s: loaded for people only
 
         prompt = Prompt(shell, shell.home / "history")
-        shell.history = prompt.history
+        shell.history, shell.forget = prompt.history, prompt.forget
         return await runner.lines(prompt)
     return await runner.lines(PlainLines(0, shell.terminal, prompts=shell.interactive))
 

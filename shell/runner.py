@@ -10,23 +10,29 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import anyio
 
-from .builtins.call import Leave
+from llmos import Fault
+
+from .builtins.call import Call, Leave, Refused, Usage
 from .chat import Chat
 from .interpreter import Interpreter
-from .jobs import INTERRUPTED, Job
+from .jobs import INTERRUPTED, STOPPED, Job
 from .lexer import MOST_CHARACTERS, BadSyntax, Incomplete
-from .lines import LineCancelled, Lines, LineTooLong
+from .lines import FileLines, LineCancelled, Lines, LineTooLong
 from .parser import Script, parse
 from .routing import Kind, route
 from .session import Shell
-from .streams import NotText, describe, open_source
-from .terminal import TerminalSink
+from .streams import Empty, NotText, describe, open_source
+from .terminal import ErrorSink, TerminalSink
 
 USAGE = 2
 """Status of what was called wrongly."""
+
+MOST_SOURCED = 20
+"""How deep files may run one another with `.`."""
 
 DEMO = ("ask What is the capital of France?", "ps")
 
@@ -41,6 +47,8 @@ class Runner:
         self._lines: Lines | None = None
         self._scope = anyio.CancelScope()
         self._ended_by = 0
+        self._sourced = 0
+        shell.source = self.source
 
     # --- signals --------------------------------------------------------------------------------------------------
 
@@ -89,12 +97,41 @@ class Runner:
 
     async def file(self, path: str) -> int:
         """Run a script file."""
+        try:
+            text = await self._read_script(path)
+        except Refused as refused:
+            await self._shell.terminal.error(f"llmsh: {refused}")
+            return refused.status
+        return await self.text(text, path)
+
+    async def source(self, path: str) -> int:
+        """Run the lines of a file in this shell, one after the other; what is wrong with one is said, and the next runs.
+
+        Raises Refused if it cannot be read, Leave if it says `exit`.
+        """
+        if self._sourced >= MOST_SOURCED:
+            raise Refused(f"{path}: files run one another more than {MOST_SOURCED} deep")
         shell = self._shell
+        lines = FileLines(await self._read_script(path))
+        shell.status = 0
+        self._sourced += 1
+        try:
+            while (line := await lines.line("")) is not None:
+                script = await self._complete(line, lines, path, lines.number)
+                if script is not None and script.lists:
+                    await self._interpreter.run(script)
+                if shell.status in (INTERRUPTED, STOPPED):
+                    break
+        finally:
+            self._sourced -= 1
+        return shell.status
+
+    async def _read_script(self, path: str) -> str:
+        """The text of a file with commands. Raises Refused with the status that sh has for it."""
         try:
             source = await open_source(path)
         except OSError as error:
-            await shell.terminal.error(f"llmsh: {describe(error)}")
-            return 127 if isinstance(error, FileNotFoundError) else 126
+            raise Refused(describe(error), 127 if isinstance(error, FileNotFoundError) else 126) from None
         pieces: list[str] = []
         length = 0
         try:
@@ -102,12 +139,10 @@ class Runner:
                 pieces.append(piece)
                 length += len(piece)
         except (NotText, OSError) as error:
-            await shell.terminal.error(f"llmsh: {error if isinstance(error, NotText) else describe(error)}")
-            return 126
+            raise Refused(str(error) if isinstance(error, NotText) else describe(error), 126) from None
         finally:
             source.close()
-        text = "".join(pieces).removeprefix("\ufeff")
-        return await self.text(text, path)
+        return "".join(pieces).removeprefix("\ufeff")
 
     async def _finish(self, script: Script) -> int:
         try:
@@ -122,8 +157,8 @@ class Runner:
         for job in self._shell.jobs.running:
             await job.done.wait()
 
-    async def _say_syntax(self, bad: BadSyntax, text: str, name: str) -> None:
-        line = text.count("\n", 0, bad.position) + 1
+    async def _say_syntax(self, bad: BadSyntax, text: str, name: str, first: int = 1) -> None:
+        line = text.count("\n", 0, bad.position) + first
         where = f"{name}: line {line}: " if name else f"line {line}: " if "\n" in text.rstrip("\n") else ""
         await self._shell.terminal.error(f"llmsh: {where}{bad.message}")
 
@@ -139,6 +174,19 @@ class Runner:
         return 0
 
     # --- lines ----------------------------------------------------------------------------------------------------
+
+    async def rc(self, path: Path) -> int | None:
+        """Run the lines of llmshrc, if there is one. A status, if it left the shell."""
+        if not path.exists():
+            return None
+        try:
+            await self.source(str(path))
+        except Refused as refused:
+            await self._shell.terminal.error(f"llmsh: {refused}")
+        except Leave as left:
+            return left.status
+        self._shell.status = 0
+        return None
 
     async def lines(self, lines: Lines) -> int:
         """Run lines until they end or `exit`. In an interactive shell those that are no command go to the chat agent."""
@@ -181,8 +229,11 @@ class Runner:
     async def _take(self, line: str, lines: Lines) -> None:
         shell = self._shell
         line = line.encode(errors="replace").decode()  # bytes typed that are no UTF-8 come as lone surrogates
+        if shell.interactive and line.lstrip().startswith("?"):
+            await self.propose(line.lstrip()[1:].strip(), lines)
+            return
         if shell.interactive:
-            kind, meant = route(line, shell.builtins)
+            kind, meant = route(line, shell.builtins, shell.aliases)
             if kind is Kind.QUESTION:
                 await self.question(line.strip())
                 return
@@ -199,7 +250,7 @@ class Runner:
                 shell.warn_of_jobs = shell.interactive
             await self._interpreter.run(script)
 
-    async def _complete(self, text: str, lines: Lines) -> Script | None:
+    async def _complete(self, text: str, lines: Lines, name: str = "", first: int = 1) -> Script | None:
         """The tree of a command that may go on over more lines; None if it never became one."""
         while True:
             try:
@@ -207,11 +258,11 @@ class Runner:
             except Incomplete as incomplete:
                 more = await self._more(lines, incomplete.closer, MOST_CHARACTERS - len(text))
                 if more is None:
-                    await self._say_syntax(incomplete, text, "")
+                    await self._say_syntax(incomplete, text, name, first)
                     break
                 text += more
             except BadSyntax as bad:
-                await self._say_syntax(bad, text, "")
+                await self._say_syntax(bad, text, name, first)
                 break
         self._shell.status = USAGE
         return None
@@ -241,6 +292,47 @@ class Runner:
             return await self._chat.say(job, text, TerminalSink(shell.terminal, job))
 
         shell.status = await self._interpreter.foreground(job, body)
+
+    async def propose(self, request: str, lines: Lines) -> None:
+        """Ask the model for a command, show it, and run it if the person says so."""
+        shell = self._shell
+        job = Job(f"? {request}", foreground=True)
+        found: list[str] = []
+
+        async def body(job: Job) -> int:
+            call = Call(shell, "?", [request], Empty(), _Held(found), ErrorSink(shell.terminal), job, False, True)
+            try:
+                return await shell.builtins["?"].run(call)
+            except (Usage, Refused, Fault) as problem:
+                await shell.terminal.error(f"llmsh: ?: {problem}")
+                return USAGE if isinstance(problem, Usage) else 1
+
+        shell.status = await self._interpreter.foreground(job, body)
+        command = "".join(found).strip()
+        if shell.status != 0 or not command:
+            return
+        await shell.terminal.write(f"  {command}\n")
+        said = (await lines.answer("run it? y yes, e edit, anything else no: ") or "").strip().lower()
+        if said in ("e", "edit"):
+            lines.offer(command)
+        elif said in ("y", "yes"):
+            lines.remember(command)
+            script = await self._complete(command, lines)
+            if script is not None:
+                await self._interpreter.run(script)
+
+
+class _Held:
+    """Output that is looked at before anybody sees it."""
+
+    def __init__(self, found: list[str]) -> None:
+        self._found = found
+
+    async def write(self, text: str) -> None:
+        self._found.append(text)
+
+    def close(self) -> None:
+        """It is looked at when its writer has ended."""
 
 
 def _is_exit(script: Script) -> bool:

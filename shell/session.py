@@ -79,6 +79,12 @@ class Shell:
         self.typed = False
         """What it makes is a keyboard."""
         self.history: Callable[[], list[str]] = list
+        self.forget: Callable[[], None] | None = None
+        """Empties the history, if there is one."""
+        self.source: Callable[[str], Awaitable[int]] | None = None
+        """Runs the lines of a file in this shell."""
+        self.conversation: Callable[[], int | None] = lambda: None
+        """The pid of the conversation behind the prompt."""
         self.builtins = table()
         """The commands there are."""
         self.shown_digests: dict[int, str] = {}
@@ -107,6 +113,10 @@ class Shell:
         """Run `body` beside everything else, for as long as the shell lives."""
         self._running_tasks().start_soon(body, child)
 
+    def beside(self, body: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run something small behind the prompt."""
+        self._running_tasks().start_soon(body)
+
     def _running_tasks(self) -> TaskGroup:
         if self._tasks is None:
             raise RuntimeError("jobs need `async with shell.running()` around them")
@@ -130,7 +140,7 @@ class Shell:
     def input_of(self, job: Job, *, foreground: bool) -> Source:
         """What a job reads where nothing else is given: the keyboard while it is in front, or in a script what the script was given."""
         if self.interactive and self.typed:
-            job.desk = Desk()
+            job.desk = Desk(job.forgive)
             return job.desk
         return self.standard_input() if foreground else Empty()
 
@@ -150,6 +160,8 @@ class Shell:
         if not job.number:
             self.jobs.add(job)
         self.jobs.touch(job)
+        if self.terminal.is_tty:
+            await self.terminal.end_line()
         await self.note(f"[{job.number}]{self.jobs.mark(job)} {job.state:<11} {job.text}")
         return STOPPED
 

@@ -87,7 +87,8 @@ class Terminal:
         await self._err.write(text)
 
     async def end_line(self) -> None:
-        """After ^C was typed: the next thing starts on a line of its own."""
+        """After ^Z was typed: the next thing starts on a line of its own."""
+        self.at_line_start = True
         await self._err.write("\n")
 
     async def _put(self, sink: FileSink, text: str, clean: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import anyio
@@ -79,12 +80,19 @@ async def leave(call: Call) -> int:
 
 
 async def history(call: Call) -> int:
-    _, words = options(call.args)
-    if len(words) > 1:
-        raise Usage("it takes one number of lines")
+    found, words = options(call.args, flags=("--json", "-c"))
+    if len(words) > 1 or (words and "-c" in found):
+        raise Usage("it takes one number of lines, or -c")
+    if "-c" in found:
+        if call.shell.forget is not None:
+            call.shell.forget()
+        return 0
     lines = call.shell.history()
     first = max(0, len(lines) - number(words[0], "number of lines")) if words else 0
-    await call.stdout.write("".join(f"{place + 1:5}  {lines[place]}\n" for place in range(first, len(lines))))
+    if "--json" in found:
+        await call.say(json.dumps([{"number": place + 1, "line": lines[place]} for place in range(first, len(lines))]))
+    else:
+        await call.stdout.write("".join(f"{place + 1:5}  {lines[place]}\n" for place in range(first, len(lines))))
     return 0
 
 
@@ -97,5 +105,12 @@ BUILTINS = (
     Builtin("true", "true", "do nothing, status 0", ("spawn chat hello || true",), true),
     Builtin("false", "false", "do nothing, status 1", ("false || echo failed",), false),
     Builtin("exit", "exit [STATUS]", "leave the shell; so does Ctrl-D", ("exit", "exit 1"), leave),
-    Builtin("history", "history [N]", "list the lines typed before, or the last N", ("history 5",), history),
+    Builtin(
+        "history",
+        "history [--json] [-c] [N]",
+        "list the lines typed before, or the last N; -c forgets them",
+        ("history 5", "history -c"),
+        history,
+        "They are kept in the home, in `history`, for its owner alone.",
+    ),
 )

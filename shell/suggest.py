@@ -1,0 +1,93 @@
+"""The model asked for a command: `? list what runs` gives one line of llmsh, which nobody has run.
+
+What it writes is taken only if it is one line that llmsh can read and begins with a command that there is. It is text of a
+model: shown, and run only when a person says so. A small model is wrong more often than not.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio
+
+from llmos import Fault
+
+from .lexer import BadSyntax
+from .parser import parse
+
+if TYPE_CHECKING:
+    from llmos import Child, System
+
+    from .builtins.call import Builtin
+
+MOST_TOKENS = 64
+MOST_CHARACTERS = 2_000
+"""Longest request."""
+
+EXAMPLES = (
+    ("show the processes", "ps"),
+    ("stop process 7 at once", "kill -KILL 7"),
+    ("summarise notes.txt into s.txt in the background", "spawn summarise < notes.txt > s.txt &"),
+    ("why was process 5 slow", "explain 5"),
+    ("which models are there", "models"),
+    ("give process 3 less of the machine", "nice 10 3"),
+    ("what is running in the background", "jobs"),
+    ("continue job 1 in front", "fg %1"),
+    ("ask the model who wrote Hamlet", "ask 'who wrote Hamlet'"),
+)
+
+
+class NoCommand(Exception):
+    """What the model wrote is no command of llmsh."""
+
+
+async def suggest(system: System, request: str, builtins: dict[str, Builtin]) -> str:
+    """A command for `request`. Raises NoCommand, or a Fault of the system."""
+    from llmos.sdk.agentfile import AgentFile
+
+    usages = "\n".join(builtin.usage for _, builtin in sorted(builtins.items()))
+    shots = "\n".join(f"request: {said}\ncommand: {command}" for said, command in EXAMPLES)
+    agent = AgentFile(
+        name="suggest",
+        description="Turns a request into a command of llmsh.",
+        system=f"You write one command of the shell llmsh for each request, and nothing else. The commands:\n{usages}",
+        prompt="{input}",
+        cls="interactive",
+        separator="\n",
+        sampling={"max_tokens": MOST_TOKENS, "temperature": 0.0, "stop": ["\n", "request:"]},
+    )
+    child = await system.spawn(agent, f"{shots}\nrequest: {request}\ncommand:")
+    written = ""
+    try:
+        if child.stdout is not None:
+            written = await child.stdout.read()
+    finally:
+        await _end(child)
+    return command_in(written, builtins)
+
+
+async def _end(child: Child) -> None:
+    with anyio.CancelScope(shield=True):
+        try:
+            await child.kill("KILL")
+        except Fault:
+            pass  # it has ended
+        await child.wait()
+
+
+def command_in(written: str, builtins: dict[str, Builtin]) -> str:
+    """The command in what the model wrote. Raises NoCommand."""
+    lines = [line.strip() for line in written.strip().split("\n")]
+    line = next((each for each in lines if each and not each.startswith("```")), "")
+    line = line.removeprefix("command:").strip().removeprefix("$ ").strip("`").strip()
+    shown = f"'{line[:200]}'" if line else "nothing"
+    if not line or not line.isprintable():
+        raise NoCommand(f"the model wrote no command: {ascii(shown)[1:-1] if not line.isprintable() else shown}")
+    try:
+        script = parse(line)
+    except BadSyntax as bad:
+        raise NoCommand(f"the model wrote {shown}, which is no command: {bad.message}") from None
+    names = [command.words[0].plain for command in script.commands if command.words]
+    if not names or any(name not in builtins for name in names):
+        raise NoCommand(f"the model wrote {shown}, which is no command of llmsh: see help")
+    return line
