@@ -112,7 +112,8 @@ class Ends:
 async def run_host(words: list[str], environment: dict[str, str], ends: Ends, job: Job, terminal: Terminal, *, alone: bool) -> int:
     """Run a program to its end; its status, or 128 + the signal that ended it. Raises OSError if there is none of that name."""
     own = alone and job.foreground and terminal.is_tty and ends.stdin is job.desk and os.isatty(0)
-    fds = [_fd_in(ends.stdin, own), _fd_out(ends.stdout, terminal, job, 1), _fd_out(ends.stderr, terminal, job, 2)]
+    out, err = _fd_out(ends.stdout, terminal, job), _fd_out(ends.stderr, terminal, job)
+    fds = [_fd_in(ends.stdin, own), out, err]
     process = subprocess.Popen(  # nothing comes between its start and our knowing of it
         words,
         stdin=subprocess.PIPE if fds[0] is None else fds[0],
@@ -179,12 +180,13 @@ def _fd_in(source: Source, own: bool) -> int | None:
     return _blocking(source.fd) if isinstance(source, FileSource) and not os.isatty(source.fd) else None
 
 
-def _fd_out(sink: Sink, terminal: Terminal, job: Job, standard: int) -> int | None:
+def _fd_out(sink: Sink, terminal: Terminal, job: Job) -> int | None:
     """The descriptor that the program may write itself; None: what it writes is carried."""
     if isinstance(sink, FileSink):
         return _blocking(sink.fd)
-    shown = isinstance(sink, TerminalSink) or (isinstance(sink, ErrorSink) and standard == 2)
-    return standard if shown and job.foreground and terminal.at_line_start else None
+    if not (job.foreground and terminal.at_line_start):  # it would write in the middle of something else
+        return None
+    return terminal.out_fd if isinstance(sink, TerminalSink) else terminal.err_fd if isinstance(sink, ErrorSink) else None
 
 
 def _blocking(fd: int) -> int:

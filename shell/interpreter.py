@@ -167,12 +167,14 @@ class Interpreter:
                 name = words[0] if words else ""
                 own, redirected = await self.redirect(job, command, streams, opened)
                 stderr = own.stderr
-                assigned = {each.name: await self.assigned(each, job, streams) for each in command.assignments}
+                assigned: dict[str, str] = {}
+                for each in command.assignments:
+                    assigned[each.name] = await self.assigned(each, job, streams)
+                    if not words:  # the next one sees it
+                        shell.variables[each.name] = assigned[each.name]
                 if "xtrace" in shell.settings:
                     await stderr.write(" ".join(["+", *(f"{key}={value}" for key, value in assigned.items()), *words]) + "\n")
                 if not words:
-                    for key, value in assigned.items():
-                        shell.variables[key] = value
                     return shell.substituted
                 if name.startswith("!") and len(name) > 1:
                     ends = Ends(own.stdin, own.stdout, own.stderr)

@@ -112,6 +112,10 @@ class _Parser:
         self.text = text
         self.tokens = tokens
         self.aliases = aliases
+        self.origins: dict[int, frozenset[str]] = {}
+        """Of a word by its id(): the aliases in whose text it stood."""
+        self.kept: list[Token] = []
+        """Words that were replaced, so that no other has their id."""
         self.at = 0
 
     def peek(self) -> str | None:
@@ -170,23 +174,27 @@ class _Parser:
             raise Incomplete(f"nothing follows '{operator}': give it a command", len(self.text))
 
     def replace_aliases(self) -> None:
-        """The first word of a command, while it is an alias that did not come from itself. A blank at its end goes on to the next."""
-        at, seen = self.at, set[str]()
-        until = at
-        while at < len(self.tokens) and isinstance(word := self.tokens[at], Word):
-            if at >= until:
-                seen.clear()
-            value = self.aliases.get(word.plain or "")
-            if value is None or word.plain in seen:
-                break
-            seen.add(word.plain or "")
-            tokens = [replace(each, start=word.start, end=word.end) for each in lex(value)]
-            self.tokens[at : at + 1] = tokens
-            until = max(until, at + 1) + len(tokens) - 1
-            if len(self.tokens) > MOST_TOKENS:
-                raise BadSyntax(f"with its aliases it has more than {MOST_TOKENS} words: unalias some", word.start)
-            if value[-1:] in (" ", "\t"):
-                at = until
+        """The first word of a command, and what it became, while that is an alias; not inside its own text.
+
+        Behind a text that ends with a blank the next word is looked at too.
+        """
+        places = [self.at]
+        while places:
+            at = places.pop(0)
+            while at < len(self.tokens) and isinstance(word := self.tokens[at], Word):
+                name, origin = word.plain or "", self.origins.get(id(word), frozenset())
+                value = self.aliases.get(name)
+                if value is None or name in origin:
+                    break
+                tokens = [replace(each, start=word.start, end=word.end) for each in lex(value)]
+                self.origins |= {id(each): origin | {name} for each in tokens}
+                self.kept.append(word)
+                self.tokens[at : at + 1] = tokens
+                places = [each + len(tokens) - 1 for each in places]
+                if value[-1:] in (" ", "\t") and at + len(tokens) not in places:
+                    places.insert(0, at + len(tokens))
+                if len(self.tokens) > MOST_TOKENS or len(self.kept) > MOST_TOKENS:
+                    raise BadSyntax(f"with its aliases it has more than {MOST_TOKENS} words: unalias some", word.start)
 
     def command(self) -> Command:
         self.replace_aliases()

@@ -53,6 +53,7 @@ class Terminal:
     """The two output streams of this program."""
 
     def __init__(self, out: int = 1, err: int = 2, *, dumb: bool = False) -> None:
+        self.out_fd, self.err_fd = out, err
         self.is_tty = os.isatty(out)
         self.err_is_tty = os.isatty(err)
         self.dumb = dumb

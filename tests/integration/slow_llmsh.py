@@ -1,7 +1,7 @@
 """llmsh over a dummy device that takes its time and writes words one can read: `slow_llmsh.py STEP LOAD [llmsh's own]`.
 
 STEP is the seconds of a step, LOAD those of loading the model. Replies are "w0 w1 w2 ..." and end only at max_tokens, or at
-once after a question that asks for `short`.
+once after a question that asks for `short`; a request for a command that says `list` gets `ps --json`.
 """
 
 import sys
@@ -30,7 +30,11 @@ class SlowDevice(DummyDevice):
         said = bytes(context[start:])
         question = bytes(token for token in context[:start] if token < 256)
         words = (
-            "short. " if question.removesuffix(b"a").rstrip().endswith(b"short") else "".join(f"w{number} " for number in range(2000))
+            "ps --json\n"
+            if question.removesuffix(b"a").rstrip().endswith(b"list\ncommand:")
+            else "short. "
+            if question.removesuffix(b"a").rstrip().endswith(b"short")
+            else "".join(f"w{number} " for number in range(2000))
         ).encode()
         return words[len(said)] if len(said) < len(words) else END
 

@@ -91,7 +91,6 @@ def test_questions(line: str) -> None:
         ("spwan summarise < README.md", "spawn"),
         ("quit", "exit"),
         ("model", "models"),
-        ("man", "help"),
     ],
 )
 def test_misspelt_commands_are_asked_about(line: str, meant: str) -> None:
