@@ -271,11 +271,11 @@ class Board:
             return Order("leave")
         if self._asking:
             return self._answer(key)
-        if key == "q":
-            return Order("leave")
-        if key in ("?", "h", "escape") or self.help:
+        if key in ("?", "h", "escape") or self.help:  # any key leaves the page of keys
             self.help = key in ("?", "h") and not self.help
             return None
+        if key == "q":
+            return Order("leave")
         rows = self.ordered()
         if key in ("<", ">", "left", "right"):
             self.order = (self.order + (1 if key in (">", "right") else -1)) % (len(COLUMNS) + 1)

@@ -24,6 +24,7 @@ from llmos import Fault
 
 from .builtins.agents import CLASSES
 from .builtins.language import SETTINGS
+from .builtins.manual import calls_of_the_system
 from .builtins.processes import SENDABLE
 from .lexer import BadSyntax, Operator, lex
 from .session import Shell
@@ -69,6 +70,8 @@ class ShellCompleter(Completer):
     async def proposals(self, words: list[str], current: str) -> list[Proposal]:
         """What may stand after `words`, for someone who has typed `current`."""
         shell = self._shell
+        if words == [""]:  # an open quote: nobody knows what it will be
+            return []
         if current.startswith("$"):
             return [(f"${name} ", value[:40]) for name, value in sorted(shell.variables.items())]
         if not words:
@@ -77,7 +80,7 @@ class ShellCompleter(Completer):
         command, before = words[0], words[-1]
         if before in ("<", ">", ">>"):
             return await self._paths(current)
-        if current.startswith("--json") or current == "--":
+        if current.startswith("--") and "--json".startswith(current):
             return [("--json ", "for scripts")] if "--json" in getattr(shell.builtins.get(command), "usage", "") else []
         if command in OF_PROCESSES:
             if command == "kill" and current.startswith("-"):
@@ -133,9 +136,8 @@ class ShellCompleter(Completer):
         return [(f"{name} ", "") for name in [*short, *full]]
 
     async def _ask_calls(self) -> list[Proposal]:
-        from .builtins.manual import calls_of_the_system
-
-        return [(f"{name} ", "system call") for name in await calls_of_the_system()]
+        names = await anyio.to_thread.run_sync(calls_of_the_system, abandon_on_cancel=True)
+        return [(f"{name} ", "system call") for name in names]
 
     async def _paths(self, current: str) -> list[Proposal]:
         folder, name = os.path.split(current.lstrip("'"))

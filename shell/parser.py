@@ -21,6 +21,8 @@ from .lexer import REDIRECTIONS, BadSyntax, Incomplete, Literal, Operator, Part,
 
 MOST_TOKENS = 100_000
 """Words and operators of a text after its aliases were replaced."""
+MOST_REPLACED = 1_000
+"""Words of a text that may be replaced."""
 
 _ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=")
 
@@ -193,8 +195,8 @@ class _Parser:
                 places = [each + len(tokens) - 1 for each in places]
                 if value[-1:] in (" ", "\t") and at + len(tokens) not in places:
                     places.insert(0, at + len(tokens))
-                if len(self.tokens) > MOST_TOKENS or len(self.kept) > MOST_TOKENS:
-                    raise BadSyntax(f"with its aliases it has more than {MOST_TOKENS} words: unalias some", word.start)
+                if len(self.tokens) > MOST_TOKENS or len(self.kept) > MOST_REPLACED:
+                    raise BadSyntax(f"its aliases replace more than {MOST_REPLACED} words: unalias some", word.start)
 
     def command(self) -> Command:
         self.replace_aliases()

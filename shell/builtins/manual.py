@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Callable
+from typing import TypeVar
 
 import anyio.to_thread
 
 from .call import Builtin, Call, Refused, Usage, options
 
 SECTIONS = ("1", "2")
+Made = TypeVar("Made")
 
 
 async def man(call: Call) -> int:
@@ -20,38 +23,52 @@ async def man(call: Call) -> int:
     section = words.pop(0) if len(words) > 1 and words[0] in SECTIONS else ""
     if len(words) > 1:
         raise Usage("it takes one command or system call, and perhaps 1 or 2 before it")
-    commands = {name: builtin.page for name, builtin in sorted(call.shell.builtins.items())}
-    calls = await calls_of_the_system() if section != "1" else {}
+    commands = call.shell.builtins
+    calls = calls_of_the_system()
     if not words:
         if "--json" in found:
-            await call.say(json.dumps({"1": list(commands), "2": list(calls)}))
+            await call.say(json.dumps({"1": sorted(commands), "2": calls}))
         else:
-            await call.say(_list(call, calls))
+            await call.say(_list(call, await _in_thread(_pages)))
         return 0
     name = words[0]
-    pages = [("1", commands.get(name) if section != "2" else None), ("2", calls.get(name))]
-    there = [(number, page) for number, page in pages if page is not None]
-    if not there:
-        near = difflib.get_close_matches(name, {**commands, **calls}, n=1)
+    if section != "2" and name in commands:
+        page, number = commands[name].page, 1
+        page += f"\n\nsee also: man 2 {name}, the system call" if name in calls else ""
+    elif section != "1" and name in calls:
+        page, number = await _in_thread(lambda: _page(name)), 2
+    else:
+        near = difflib.get_close_matches(name, [*commands, *calls], n=1)
         raise Refused(f"no page '{name}': " + (f"did you mean {near[0]}?" if near else "man alone lists them"), 1)
-    number, page = there[0]
     if "--json" in found:
-        await call.say(json.dumps({"section": int(number), "name": name, "page": page}))
-        return 0
-    other = f"\n\nsee also: man 2 {name}, the system call" if len(there) > 1 else ""
-    await call.say(f"{name}({number})\n\n{page}{other}")
+        await call.say(json.dumps({"section": number, "name": name, "page": page}))
+    else:
+        await call.say(f"{name}({number})\n\n{page}")
     return 0
 
 
-async def calls_of_the_system() -> dict[str, str]:
-    """The page of every system call. The table takes 0.3 s to import, so a thread does it."""
+def calls_of_the_system() -> list[str]:
+    """The name of every system call."""
+    from llmos.services.init.manual import names
 
-    def pages() -> dict[str, str]:
-        from llmos.services.init.manual import manual
+    return names()
 
-        return manual()
 
-    return await anyio.to_thread.run_sync(pages, abandon_on_cancel=True)
+def _page(name: str) -> str:
+    from llmos.services.init.manual import page_of
+
+    return page_of(name)
+
+
+def _pages() -> dict[str, str]:
+    from llmos.services.init.manual import manual
+
+    return manual()
+
+
+async def _in_thread(make: Callable[[], Made]) -> Made:
+    """The table of calls takes 0.3 s to import."""
+    return await anyio.to_thread.run_sync(make, abandon_on_cancel=True)
 
 
 def _list(call: Call, calls: dict[str, str]) -> str:

@@ -1,6 +1,7 @@
 """llmsh at a terminal: a person types, interrupts, edits, looks, and the terminal is as it was afterwards."""
 
 import io
+import itertools
 import os
 import re
 import sys
@@ -14,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SLOW = str(Path(__file__).with_name("slow_llmsh.py"))
 PROMPT = r"llmsh:[^\r\n$]*\$(?: |\x1b\[\d+D)"  # prompt_toolkit moves the cursor over the blank
-CTRL_C, CTRL_D, TAB = "\x03", "\x04", "\t"
+CTRL_C, CTRL_D, CTRL_Z, TAB = "\x03", "\x04", "\x1a", "\t"
 SEQUENCES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b[=>()][0-9A-Z]?|\r")
 
 
@@ -240,6 +241,152 @@ def test_the_prompt_is_there_while_the_model_loads(tmp_path: Path) -> None:
     assert terminal.end() == 0
 
 
+def test_ctrl_z_stops_what_is_in_front(terminal: Terminal) -> None:
+    terminal.type("Tell me a long story; echo never\r")
+    terminal.wait_for("w5 ")
+    terminal.type(CTRL_Z)
+    terminal.wait_for(r"\r\n\[1\]\+ Stopped +Tell me")
+    terminal.prompt()
+    assert "was 148" in terminal.line("echo was $?")
+    terminal.type("Another question\r")
+    terminal.wait_for("fg %1 brings it back")
+    terminal.prompt()
+    before = terminal.line("jobs; ps")
+    assert "Stopped" in before
+    assert "stopped" in before
+    terminal.type("fg\r")
+    terminal.wait_for(r"w\d+ w\d+ ")
+    terminal.type(CTRL_Z)
+    terminal.wait_for(r"\[1\]\+ Stopped")
+    terminal.prompt()
+    terminal.line("kill %1")
+    terminal.wait_for(r"\[1\]\+ Terminated")
+    terminal.type("sleep 0.5 && echo went on\r")
+    time.sleep(0.2)
+    terminal.type(CTRL_Z)
+    terminal.wait_for(r"\[1\]\+ Stopped +sleep")
+    terminal.prompt()
+    terminal.line("sleep 0.6; jobs")  # its time is over, and it holds still all the same
+    assert "went on" not in terminal.log.getvalue().split("jobs")[-1]
+    assert "sleep 0.5 && echo went on &" in terminal.line("bg")
+    terminal.wait_for("went on\r")
+    terminal.type(CTRL_Z + "echo nothing to stop\r")
+    terminal.wait_for("nothing to stop\r")
+
+
+def test_a_program_of_the_host_has_the_terminal(terminal: Terminal) -> None:
+    terminal.type("!sh -c 'echo tty; read x; echo got $x; sleep 100'\r")
+    terminal.wait_for("tty\r")
+    terminal.type("keys\r")
+    terminal.wait_for("got keys\r")
+    terminal.type(CTRL_Z)
+    terminal.wait_for(r"\[1\]\+ Stopped +!sh")
+    terminal.prompt()
+    assert "fine" in terminal.line("echo fine")
+    terminal.type("fg\r")
+    terminal.wait_for("!sh")
+    time.sleep(0.3)
+    terminal.type(CTRL_C)
+    terminal.prompt()
+    assert "was 130" in terminal.line("echo was $?")
+    assert "5" in terminal.line("!sh -c 'echo 12345 | wc -l; exit 5'; echo $?")
+    assert "short." in terminal.line("!echo this is short | spawn summarise")
+
+
+def test_chat_with_a_process_leaves_it_running(terminal: Terminal) -> None:
+    terminal.line("spawn chat &")
+    (pid,) = re.findall(r"\[1\] (\d+)", terminal.log.getvalue())[:1]
+    for _ in range(2):
+        terminal.type(f"chat {pid}\r")
+        terminal.wait_for("you talk to")
+        terminal.type("Answer me short\r")
+        terminal.wait_for(r"\nshort\.")
+        terminal.type("A long one\r")
+        terminal.wait_for("w3 ")
+        terminal.type(CTRL_C)
+        terminal.type("and short\r")
+        terminal.wait_for(r"short\.")
+        terminal.type(CTRL_D)
+        terminal.prompt()
+        assert "was 0" in terminal.line("echo was $?")
+    assert "Running" in terminal.line("jobs")
+    terminal.ask("You, short")
+    (mine,) = {line.split()[0] for line in terminal.line("ps").splitlines() if line.rstrip().endswith("chat")} - {pid}
+    assert "the conversation behind the prompt" in terminal.line(f"chat {mine}")
+    assert "was not started by this shell" in terminal.line("chat 1")
+    assert "no process 99" in terminal.line("chat 99")
+    terminal.line("spawn summarise < /dev/zero > /dev/null &")
+    terminal.type("fg %1\r")
+    terminal.type(CTRL_D)
+    terminal.wait_for(r"\[1\]. Done +spawn chat")
+
+
+def test_top_fills_the_screen_and_gives_it_back(terminal: Terminal) -> None:
+    terminal.line("ask something long > f &")
+    terminal.type("top -d 0.2\r")
+    terminal.wait_for("TOK/S")
+    terminal.wait_for("q leave")
+    sizes = itertools.cycle([(12, 90), (10, 80)])
+    for keys, shown in (
+        ("n5\r", r"nice value of \d+ is 5"),
+        ("knonsense\r", "there is no signal 'nonsense'"),
+        ("n99\r", "99 is no nice value"),
+        ("?", "turn the order round"),
+        ("q", "TOK/S"),  # back to the table
+        ("k9\r", r"sent KILL to \d+"),
+    ):
+        terminal.type(keys)
+        time.sleep(0.5)
+        terminal.child.setwinsize(*next(sizes))  # all of the screen is drawn again, not what has changed
+        terminal.wait_for(shown)
+    terminal.type("q")
+    terminal.wait_for(r"\[1\]. Killed")  # it waited until the screen was the shell's again
+    terminal.child.setwinsize(30, 120)
+    assert "fine" in terminal.line("echo fine")
+    terminal.type("top\r")
+    terminal.wait_for("TOK/S")
+    terminal.type(CTRL_C)
+    assert "fine" in terminal.line("echo fine")
+
+
+def test_a_proposed_command_runs_only_after_yes(terminal: Terminal, tmp_path: Path) -> None:
+    for answer, runs in (("\r", False), ("n\r", False), (CTRL_D, False), (CTRL_C, False), ("y\r", True)):
+        terminal.type("? what's there, list\r")
+        terminal.wait_for("ps --json")
+        terminal.wait_for("run it")
+        terminal.type(answer)
+        assert ('"name": "init"' in terminal.prompt()) == runs, answer
+    terminal.type("? list\r")
+    terminal.wait_for("run it")
+    terminal.type("e\r")
+    terminal.wait_for("ps --json")
+    terminal.type(" > out; echo done\r")
+    terminal.wait_for("done\r")
+    assert "init" in (tmp_path / "out").read_text()
+    terminal.type("? babble\r")
+    terminal.wait_for("no command of llmsh")
+    assert "\n+y\n" not in (tmp_path / "history").read_text()
+
+
+def test_the_lines_of_llmshrc_come_first(tmp_path: Path) -> None:
+    (tmp_path / "llmshrc").write_text("alias say='echo said'\necho | |\nX='from rc'\n")
+    terminal = Terminal(tmp_path)
+    terminal.wait_for("llmshrc: line 2: unexpected")
+    terminal.prompt()
+    assert "said from rc" in terminal.line('say "$X"')
+    terminal.child.close(force=True)
+    terminal = Terminal(tmp_path, "--norc")
+    terminal.prompt()
+    assert "said" not in terminal.line("alias; echo [$X]")
+    terminal.type("history -c\r")
+    terminal.prompt()
+    assert "norc" not in terminal.line("history")
+    assert "alias" not in (tmp_path / "history").read_text()
+    terminal.child.close(force=True)
+    (tmp_path / "llmshrc").write_text("exit 7\n")
+    assert Terminal(tmp_path).end() == 7
+
+
 def test_a_dumb_terminal(tmp_path: Path) -> None:
     terminal = Terminal(tmp_path, term="dumb", load=0.5)
     terminal.prompt()
@@ -254,6 +401,11 @@ def test_a_dumb_terminal(tmp_path: Path) -> None:
     terminal.type(CTRL_C)
     terminal.prompt()
     assert "was 130" in terminal.line("echo was $?")
+    assert "top -n 1 prints one" in terminal.line("top")
+    terminal.type("? list\r")
+    terminal.wait_for("run it")
+    terminal.type("\r")
+    terminal.prompt()
     terminal.line("sleep 0 &")
     terminal.line("sleep 0.5")
     terminal.line("true")
