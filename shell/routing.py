@@ -28,6 +28,9 @@ OTHER_NAMES = {
 }
 """What people type out of habit, alone on a line, and the command that they want."""
 
+ENGLISH = frozenset({"what", "that", "many", "then"})
+"""Words that questions begin with, though they are nearly a command (chat, man, tree)."""
+
 _FIRST = re.compile(r"\s*(!\s+)*([^\s|&;<>()]*)")
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
 _SIGNS = re.compile(r"[-%+]?[0-9]+|-.*|[<>|&;]+.*|%.*|.*[/.][A-Za-z0-9]+|&")
@@ -52,5 +55,10 @@ def route(line: str, commands: Collection[str], aliases: Collection[str] = ()) -
     meant = OTHER_NAMES.get(bare, "") if not rest else ""
     looks_typed = not rest or _SIGNS.fullmatch(rest[0]) or any(word in ("<", ">", ">>", "|", "&") for word in rest)
     if not meant and looks_typed:
-        meant = "".join(difflib.get_close_matches(bare, commands, n=1, cutoff=ALIKE))
+        meant = nearest(bare, commands, ALIKE)
     return (Kind.MISSPELT, meant) if meant else (Kind.QUESTION, "")
+
+
+def nearest(word: str, commands: Collection[str], alike: float = 0.6) -> str:
+    """The command that a word is nearly, or ""."""
+    return "" if word.lower() in ENGLISH else "".join(difflib.get_close_matches(word, commands, n=1, cutoff=alike))

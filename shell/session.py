@@ -6,7 +6,6 @@ prompt. At most one job is in front. Reads no lines (lines.py, prompt.py) and ru
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
@@ -26,6 +25,7 @@ from .builtins.call import Leave
 from .connection import Connection
 from .desk import Desk
 from .jobs import CLOSED, INTERRUPTED, STOPPED, Job, Jobs
+from .routing import nearest
 from .streams import Closed, Empty, Sink, Source
 from .terminal import ErrorSink, Terminal, TerminalSink
 
@@ -315,9 +315,8 @@ class Shell:
         """What to say of a command that does not exist."""
         if name in self.agents():
             return f"unknown command '{name}', but there is an agent of that name: spawn {name}"
-        near = difflib.get_close_matches(name, self.builtins, n=1)
-        if near:
-            return f"unknown command '{name}': did you mean {near[0]}?"
+        if near := nearest(name, self.builtins):
+            return f"unknown command '{name}': did you mean {near}?"
         return f"unknown command '{name}': see help; to put a question to the model: ask TEXT"
 
     async def draw(self, sink: Sink, drawing: RenderableType) -> None:

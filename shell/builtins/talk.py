@@ -14,7 +14,7 @@ PATIENCE = 0.5
 
 async def chat(call: Call) -> int:
     if len(call.args) != 1:
-        raise Usage("with whom? Give a pid, or %N for a job")
+        raise Usage("with whom? Give a pid, or %N for a job; to start one: spawn chat")
     shell, word = call.shell, call.args[0]
     if not (shell.interactive and shell.typed and call.alone):
         raise Refused("it takes a person at a terminal; in a script: echo TEXT | spawn AGENT")

@@ -268,7 +268,8 @@ def test_ctrl_z_stops_what_is_in_front(terminal: Terminal) -> None:
     terminal.prompt()
     terminal.line("sleep 0.6; jobs")  # its time is over, and it holds still all the same
     assert "\nwent on" not in terminal.log.getvalue()
-    assert "sleep 0.5 && echo went on &" in terminal.line("bg")
+    terminal.type("bg\r")
+    terminal.wait_for(r"\[1\]\+ sleep 0.5 && echo went on &\r")
     terminal.wait_for("went on\r")
     terminal.type(CTRL_Z + "echo nothing to stop\r")
     terminal.wait_for("nothing to stop\r")
