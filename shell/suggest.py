@@ -6,17 +6,16 @@ model: shown, and run only when a person says so. A small model is wrong more of
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import anyio
-
-from llmos import Fault
 
 from .lexer import BadSyntax
 from .parser import parse
 
 if TYPE_CHECKING:
-    from llmos import Child, System
+    from llmos import System
 
     from .builtins.call import Builtin
 
@@ -25,6 +24,7 @@ MOST_CHARACTERS = 2_000
 """Longest request."""
 
 EXAMPLES = (
+    ("ask the model who wrote Hamlet", "ask 'who wrote Hamlet'"),
     ("show the processes", "ps"),
     ("stop process 7 at once", "kill -KILL 7"),
     ("summarise notes.txt into s.txt in the background", "spawn summarise < notes.txt > s.txt &"),
@@ -33,7 +33,6 @@ EXAMPLES = (
     ("give process 3 less of the machine", "nice 10 3"),
     ("what is running in the background", "jobs"),
     ("continue job 1 in front", "fg %1"),
-    ("ask the model who wrote Hamlet", "ask 'who wrote Hamlet'"),
 )
 
 
@@ -42,37 +41,27 @@ class NoCommand(Exception):
 
 
 async def suggest(system: System, request: str, builtins: dict[str, Builtin]) -> str:
-    """A command for `request`. Raises NoCommand, or a Fault of the system."""
-    from llmos.sdk.agentfile import AgentFile
+    """A command for `request`. Raises NoCommand, or a Fault of the system.
 
-    usages = "\n".join(builtin.usage for _, builtin in sorted(builtins.items()))
+    It goes on with a list of examples, as text: a small model that is asked instead answers with advice. Its form holds it to one
+    line that begins with a command.
+    """
+    usages = "\n".join(f"{builtin.usage}: {builtin.summary}" for _, builtin in sorted(builtins.items()))
     shots = "\n".join(f"request: {said}\ncommand: {command}" for said, command in EXAMPLES)
-    agent = AgentFile(
-        name="suggest",
-        description="Turns a request into a command of llmsh.",
-        system=f"You write one command of the shell llmsh for each request, and nothing else. The commands:\n{usages}",
-        prompt="{input}",
-        cls="interactive",
-        separator="\n",
-        sampling={"max_tokens": MOST_TOKENS, "temperature": 0.0, "stop": ["\n", "request:"]},
-    )
-    child = await system.spawn(agent, f"{shots}\nrequest: {request}\ncommand:")
-    written = ""
+    names = "|".join(re.escape(name) for name in sorted(builtins) if name.isalpha())
+    context = await system.open()
     try:
-        if child.stdout is not None:
-            written = await child.stdout.read()
+        reply = await context.generate(
+            text=f"The commands of the shell llmsh:\n{usages}\n\n{shots}\nrequest: {' '.join(request.split())}\ncommand:",
+            max_tokens=MOST_TOKENS,
+            regex=rf" ({names})( [^\n]*)?\n",
+        )
     finally:
-        await _end(child)
-    return command_in(written, builtins)
-
-
-async def _end(child: Child) -> None:
-    with anyio.CancelScope(shield=True):
-        try:
-            await child.kill("KILL")
-        except Fault:
-            pass  # it has ended
-        await child.wait()
+        with anyio.CancelScope(shield=True):
+            await context.close()
+    if reply.reason != "stop":
+        raise NoCommand(f"the model wrote more than {MOST_TOKENS} tokens and came to no end: half a command is none")
+    return command_in(reply.text, builtins)
 
 
 def command_in(written: str, builtins: dict[str, Builtin]) -> str:

@@ -285,8 +285,8 @@ async def test_man_has_commands_and_calls(sh: ShellUnderTest) -> None:
     assert "temperature: number, 0 to 10; default 0" in ran.out
 
 
-async def test_a_model_that_babbles_proposes_nothing(sh: ShellUnderTest) -> None:
+async def test_what_a_model_proposes_is_a_command_or_refused_and_never_run_in_a_script(sh: ShellUnderTest) -> None:
     Path("x").touch()  # ? is the command, not this file
-    ran = await sh.run("? list the processes; ps --json")
-    assert ran.err.startswith("llmsh: ?: the model wrote ")
-    assert "suggest" not in ran.out
+    ran = await sh.run("? list the processes")
+    assert ran.err.startswith("llmsh: ?: the model wrote ") or ran.out.split()[0] in sh.shell.builtins
+    assert len(ran.out.splitlines()) <= 1

@@ -365,7 +365,7 @@ def test_a_proposed_command_runs_only_after_yes(terminal: Terminal, tmp_path: Pa
     terminal.wait_for("done\r")
     assert "init" in (tmp_path / "out").read_text()
     terminal.type("? babble\r")
-    terminal.wait_for("no command of llmsh")
+    terminal.wait_for("which is no command: the quote ' is never closed")
     assert "\n+y\n" not in (tmp_path / "history").read_text()
 
 

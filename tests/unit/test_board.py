@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from llmos.kernel.process import Class
 from llmos.kernel.view import DeviceStatistics, ProcessView, Statistics

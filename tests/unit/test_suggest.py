@@ -1,8 +1,7 @@
 """What a model writes after `?` is a command of llmsh or is refused, whatever it is; nothing of it reaches the terminal as it is."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from llmos.shell.builtins import table
 from llmos.shell.suggest import NoCommand, command_in
