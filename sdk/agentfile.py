@@ -6,6 +6,9 @@
     input       = "all"                           or "line" (a turn for each line), or "none"
     class       = "batch"                         also: name, model, nice, max_turns, separator
     tools       = ["notes.search"]                tools that it may call, and is told of; rounds: so often a turn
+    call        = true                            the first reply of a turn is held to a call of one of these tools
+    capabilities = ["llm:*", "file:r:/home/*"]    what it may do, as far as who spawns it may
+    [[examples]]    input, output: turns that come before the first
     [limits]    tokens, pages, wall_seconds, children, tool_calls, tool_seconds, cost
     [sampling]  max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, stop
 
@@ -24,6 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from llmos.syscalls.abi import BadFormat, InvalidArgument, Limits, NotFound
+
+from .builtin import NAMES as BUILT_IN
 
 MAX_BYTES = 1 << 20
 """Longest agent file that is read."""
@@ -50,10 +55,21 @@ class AgentFile:
     """Names of tools that it may call."""
     rounds: int = 8
     """Replies of one turn that may ask for tools."""
+    call: bool = False
+    """Whether the first reply of a turn is held to a call of a tool."""
+    capabilities: tuple[str, ...] | None = None
+    """None: those of every child."""
+    examples: tuple[tuple[str, str], ...] = ()
+    """Input and output of turns that come before the first."""
     limits: Limits = field(default_factory=Limits)
     sampling: dict[str, Any] = field(default_factory=dict)
     """Arguments of generate."""
     path: str | None = None
+
+    @property
+    def offered(self) -> list[str]:
+        """Those of its tools that somebody must offer: all but the built-in ones."""
+        return [name for name in self.tools if name not in BUILT_IN]
 
 
 def parse(text: str, name: str, source: str) -> AgentFile:
@@ -88,6 +104,9 @@ def parse(text: str, name: str, source: str) -> AgentFile:
         separator=found.separator,
         tools=tuple(found.tools),
         rounds=found.rounds,
+        call=found.call,
+        capabilities=None if found.capabilities is None else tuple(found.capabilities),
+        examples=tuple((each.input, each.output) for each in found.examples),
         limits=found.limits.to_limits(),
         sampling={key: getattr(found.sampling, key) for key in found.sampling.model_fields_set},
         path=source,

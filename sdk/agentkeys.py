@@ -9,12 +9,44 @@ import re
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
-from llmos.syscalls.abi import Arguments, BadFormat, ClassName, LimitsArguments, Model, Name, Nice, Sampled, Text, ToolName, refusal
+from llmos.syscalls.abi import (
+    Arguments,
+    BadFormat,
+    Capability,
+    ClassName,
+    LimitsArguments,
+    Model,
+    Name,
+    Nice,
+    Sampled,
+    Text,
+    ToolName,
+    param,
+    refusal,
+)
+
+from .builtin import NAMES, PREFIX
 
 MOST_MISTAKES = 20
 """Told of one file."""
+
+
+def _there(name: str) -> str:
+    """A name that begins as those of built-in tools do is one of them."""
+    if name.startswith(PREFIX) and name not in NAMES:
+        near = get_close_matches(name, NAMES, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(NAMES)}"
+        raise ValueError(f"there is no built-in tool {name!r}; {hint}")
+    return name
+
+
+class Example(Arguments):
+    """A turn that comes before the first."""
+
+    input: Text
+    output: Text
 
 
 class Keys(Arguments):
@@ -30,7 +62,10 @@ class Keys(Arguments):
     nice: Nice | None = None
     max_turns: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     separator: Annotated[str, Field(max_length=64)] = "\n"
-    tools: Annotated[list[ToolName], Field(max_length=64)] = []  # noqa: RUF012 - pydantic copies it
+    tools: Annotated[list[Annotated[ToolName, AfterValidator(_there)]], Field(max_length=64)] = []  # noqa: RUF012 - pydantic copies it
+    call: bool = False
+    capabilities: Annotated[list[Capability], Field(max_length=param.MAX_CAPABILITIES)] | None = None
+    examples: Annotated[list[Example], Field(max_length=64)] = []  # noqa: RUF012 - as above
     rounds: Annotated[int, Field(ge=1, le=1_000)] = 8
     limits: LimitsArguments = LimitsArguments()
     sampling: Sampled = Sampled()
@@ -47,7 +82,7 @@ def checked(raw: dict[str, Any], text: str, source: str) -> Keys:
 
 def _keys(section: tuple[str | int, ...]) -> list[str]:
     """The keys that a table of the file may have."""
-    models: dict[str, type[BaseModel]] = {"limits": LimitsArguments, "sampling": Sampled}
+    models: dict[str, type[BaseModel]] = {"limits": LimitsArguments, "sampling": Sampled, "examples": Example}
     model = models.get(str(section[0]), Keys) if section else Keys
     return [field.alias or name for name, field in model.model_fields.items()]
 

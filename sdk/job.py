@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from llmos.syscalls.abi import InvalidArgument, param
 
 from .agentfile import AgentFile
-from .arguments import words_of
+from .arguments import listed, words_of
 
 
 def job_of(program: str | AgentFile, args: tuple[Any, ...], folders: tuple[Path, ...]) -> dict[str, Any]:
@@ -35,6 +36,13 @@ def job_of(program: str | AgentFile, args: tuple[Any, ...], folders: tuple[Path,
         "path": _places(sys.path),
         "folders": _places(map(str, folders)),
     }
+
+
+def granted(capabilities: Iterable[str] | None, agent: AgentFile | None) -> list[str] | None:
+    """What a child is to hold, as its spawner says, or else as its file says; None if neither does."""
+    if capabilities is None:
+        return None if agent is None or agent.capabilities is None else list(agent.capabilities)
+    return listed(capabilities, "capabilities")
 
 
 def demand_bound(value: Any, what: str) -> None:

@@ -14,6 +14,7 @@ may write that character too: in a reply U+FFFD stands for it, so that the mark 
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -24,6 +25,7 @@ import anyio
 
 from llmos.syscalls.abi import NotFound, ToolInfo, TooLong, param
 
+from . import builtin
 from .agentfile import AgentFile
 from .context import Context
 from .toolcalls import Screen, calls_in, tools_prompt
@@ -57,6 +59,8 @@ class State:
     model: str | None = None
     stage: Stage = Stage.OPEN
     context: int | None = None
+    length: int = 0
+    """Tokens in the context before this turn."""
     messages: int = 0
     """In the context before this turn."""
     text: str = ""
@@ -93,7 +97,11 @@ async def interpret(me: Process, state: State) -> None:
             # Tools first: whatever else agents are told, those with the same tools share these pages.
             system = "\n\n".join(filter(None, (tools_prompt(tools), agent.system))) if tools else agent.system
             context = await me.open(system=system, model=state.model or agent.model)
-            state.messages = (await context.info()).messages
+            if agent.examples:
+                turns = [(agent.prompt.replace("{input}", asked), said) for asked, said in agent.examples]
+                roles = [[{"role": "user", "content": asked}, {"role": "assistant", "content": said}] for asked, said in turns]
+                await context.append(messages=[message for pair in roles for message in pair])
+            await _mark(context, state)
             state.context, state.stage = context.handle, Stage.READ
         elif state.stage is Stage.READ:
             text = await _input(me, state)
@@ -103,12 +111,18 @@ async def interpret(me: Process, state: State) -> None:
                 state.text, state.stage = text, Stage.REPLY
         else:
             await _reply(me, context, state, tools)
-            state.messages = (await context.info()).messages
+            await _mark(context, state)
             state.turns += 1
             state.rounds = 0
             once = agent.input != "line" or (agent.max_turns is not None and state.turns >= agent.max_turns)
             state.stage = Stage.END if once else Stage.READ
             await me.write(agent.separator)  # after the turn is over in the state: a twin made now does not write it again
+
+
+async def _mark(context: Context, state: State) -> None:
+    """A turn begins here."""
+    info = await context.info()
+    state.length, state.messages = info.length, info.messages
 
 
 async def _input(me: Process, state: State) -> str | None:
@@ -144,7 +158,7 @@ async def _tools(me: Process, agent: AgentFile) -> list[ToolInfo]:
         return []
     end = anyio.current_time() + TOOLS_SECONDS
     while True:
-        there = {tool.name: tool for tool in await me.tools()}
+        there = {tool.name: tool for tool in await me.tools()} | {name: builtin.info(name) for name in builtin.NAMES}
         missing = [name for name in agent.tools if name not in there]
         if not missing:
             return [there[name] for name in dict.fromkeys(agent.tools)]
@@ -166,15 +180,31 @@ async def _reply(me: Process, context: Context, state: State, tools: list[ToolIn
         more: dict[str, Any] = {}
         info = await context.info()
         if state.asked and info.messages == state.asked_at:
-            messages = await unwrapped(results_of(me, calls_in(state.asked, names)))
+            messages = await unwrapped(results_of(builtin.Hands(me), calls_in(state.asked, names)))
             if state.rounds == state.agent.rounds:
                 messages[-1]["content"] += f"\n{ENOUGH}"
             more = {"messages": messages}
-        text = await _generate(me, context, state, names, more)
+        if state.agent.call and tools and not more and not state.asked:
+            text = await _call(context, state, tools)
+        else:
+            text = await _generate(me, context, state, names, more)
         state.asked = ""
         if not calls_in(text, names) or state.rounds >= state.agent.rounds:
             return
         state.asked, state.asked_at, state.rounds = text, (await context.info()).messages, state.rounds + 1
+
+
+async def _call(context: Context, state: State, tools: list[ToolInfo]) -> str:
+    """A reply that is a call of a tool. A twin begins one that was under way anew: half of a form cannot be gone on with."""
+    info = await context.info()
+    if info.messages != state.messages:
+        await context.truncate(state.length)
+    arguments: dict[str, Any] = dict(state.agent.sampling)
+    if arguments.get("seed") is not None:
+        arguments["seed"] = (arguments["seed"] + state.copies) % 2**63
+    schemas = {tool.name: json.loads(tool.schema) for tool in tools}
+    user = state.agent.prompt.replace("{input}", state.text)
+    return (await context.generate(user=user, tools=schemas, **arguments)).text
 
 
 async def _generate(me: Process, context: Context, state: State, names: set[str], more: dict[str, Any]) -> str:

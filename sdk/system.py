@@ -42,7 +42,7 @@ from .arguments import demand_name, encoded, limits_of, listed, words_of
 from .child import Child, Exit, exit_of, signal_name
 from .context import Context
 from .files import Files
-from .job import demand_bound, job_of
+from .job import demand_bound, granted, job_of
 from .offer import ToolCalls
 from .port import Port, ignore
 from .program import Attached, Programs
@@ -117,8 +117,8 @@ class System(Talk, ToolCalls):
         arguments = {
             "name": _name(resolved) if name is None else name,
             "limits": limits_of(limits),
-            "capabilities": None if capabilities is None else listed(capabilities, "capabilities"),
-            "tools": sorted({*listed(tools, "tools"), *(() if agent is None else agent.tools)}),
+            "capabilities": granted(capabilities, agent),
+            "tools": sorted({*listed(tools, "tools"), *(() if agent is None else agent.offered)}),
             **{key: end.pipe for key, end in ends.items()},
         }
         streams = await self._spawn(agent, nice, cls, arguments)

@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 
-from llmos.syscalls.abi import BadFormat, InvalidArgument, NotFound, NotPermitted, Reply, ToolInfo, TooLong, TryAgain
+from llmos.syscalls.abi import BadFormat, InvalidArgument, NotFound, NotPermitted, Reply, ToolInfo, TooLong, ToolResult, TryAgain
 
 from .toolcalls import Screen, Wanted, calls_in
 
 if TYPE_CHECKING:
     from .context import Context
-    from .offer import ToolCalls
 
 ROUNDS = 8
 """Replies that may ask for tools, of one answer."""
@@ -29,7 +28,13 @@ TOLD = (BadFormat, InvalidArgument, NotFound, NotPermitted, TooLong, TryAgain)
 ENOUGH = "No more calls can be made. Answer now, in plain words."
 
 
-async def results_of(caller: ToolCalls, calls: Sequence[Wanted]) -> list[dict[str, str]]:
+class Caller(Protocol):
+    """Who calls tools by name."""
+
+    async def call_tool(self, name: str, arguments: str, /) -> ToolResult: ...
+
+
+async def results_of(caller: Caller, calls: Sequence[Wanted]) -> list[dict[str, str]]:
     """Make calls, all at once, and give what came of them as messages, in the order of the calls."""
     said = [""] * len(calls)
 
@@ -42,7 +47,7 @@ async def results_of(caller: ToolCalls, calls: Sequence[Wanted]) -> list[dict[st
     return [{"role": "user", "content": "\n".join(said)}]
 
 
-async def _result(caller: ToolCalls, wanted: Wanted) -> str:
+async def _result(caller: Caller, wanted: Wanted) -> str:
     if wanted.wrong:
         return _response(wanted.name, wanted.wrong, is_error=True)
     try:
@@ -71,7 +76,7 @@ async def unwrapped(calls: Awaitable[list[dict[str, str]]]) -> list[dict[str, st
 
 
 async def answer(
-    caller: ToolCalls,
+    caller: Caller,
     context: Context,
     tools: Iterable[ToolInfo],
     *,

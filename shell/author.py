@@ -31,10 +31,16 @@ input = "all"
 # class = "batch"          # interactive, normal, batch or idle
 # nice = 5                 # from -20, most favoured, to 19
 # max_turns = 10
+# tools = ["llmos.calculate"]   # also llmos.list_files, read_file, search_files, and those of tools.toml
+# capabilities = ["llm:*", "file:r:/home/*"]
 
 # [limits]
 # tokens = 2000
 # wall_seconds = 60
+
+# [[examples]]             # turns that come before the first
+# input = "What is asked."
+# output = "What is to be said."
 
 [sampling]
 max_tokens = 256

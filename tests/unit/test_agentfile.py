@@ -69,6 +69,12 @@ def test_an_empty_file_is_an_agent() -> None:
         ("[limits]\nwall_seconds = -1", "a.toml, line 2: 'limits.wall_seconds' must be at least 0, not -1"),
         ('prompt = "about {inptu}"', "a.toml, line 1: prompt has {inptu}; did you mean {input}?"),
         ('system = """\nnice = 99\n"""\nnice = 99', "a.toml, line 4: 'nice' must be at most 19"),
+        ('\ntools = ["llmos.calculat"]', "line 2: 'tools.0' "),
+        ('tools = ["llmos.calculat"]', "did you mean 'llmos.calculate'?"),
+        ('\ncapabilities = ["toool:x"]', "a.toml, line 2: 'capabilities.0'"),
+        ('[[examples]]\ninput = "a"\noutpt = "b"\noutput = "c"', "there is no key 'outpt' in [examples]; did you mean 'output'?"),
+        ('[[examples]]\ninput = "a"', "'examples.0.output'"),
+        ('call = "yes"', "a.toml, line 1: 'call' must be"),
         ('system = "x', "a.toml, line 1: this is not TOML:"),
         ('a = 1\nb = "x" c\n', "a.toml, line 2: this is not TOML:"),
         ("nice = 1\nnice = 2", "a.toml, line 2: this is not TOML: Cannot overwrite a value"),
@@ -128,6 +134,14 @@ def test_what_is_no_name_is_refused(tmp_path: Path, name: Any) -> None:
 
 def test_the_agents_that_come_with_llmos_are_good() -> None:
     folder = Path(__file__).parents[2] / "agents"
-    assert names([folder]) == ["chat", "summarise"]
+    assert names([folder]) == ["calculator", "chat", "files", "summarise"]
     assert find("chat", [folder]).input == "line"
     assert find("summarise", [folder]).input == "all"
+
+
+def test_tools_capabilities_and_examples() -> None:
+    text = 'tools = ["llmos.calculate", "add"]\ncall = true\ncapabilities = ["llm:*"]\n[[examples]]\ninput = "a"\noutput = "b"\n'
+    agent = parse(text, "a", "a.toml")
+    assert (agent.call, agent.capabilities, agent.examples, agent.offered) == (True, ("llm:*",), (("a", "b"),), ["add"])
+    with pytest.raises(BadFormat, match="examples"):
+        parse("[[examples]]\ninput = 'a'\noutput = 'b'\n" * 65, "a", "a.toml")

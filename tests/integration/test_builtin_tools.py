@@ -1,0 +1,91 @@
+"""Built-in tools of agent files, examples and capabilities, with replies that are written here."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+import llmos
+from llmos.sdk.builtin import MAX_SHOWN, Hands
+from llmos.sdk.context import Context
+
+from .test_tool_loop import Script, call
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Script:
+    made = Script()
+    monkeypatch.setattr(Context, "generate", lambda context, **arguments: made.generate(context, **arguments))
+    return made
+
+
+async def test_a_built_in_tool_needs_nobody_to_offer_it(system: llmos.System, script: Script) -> None:
+    script.replies = [call("llmos.calculate", '{"expression": "17 * 23"}'), "It is 391."]
+    child = await system.spawn(llmos.AgentFile("sums", tools=("llmos.calculate",), call=True), "What is 17 * 23?")
+    assert await child.stdout.read() == "It is 391.\n"
+    assert script.asked == ["What is 17 * 23?", '<tool_response>\n{"name": "llmos.calculate"}\n391\n</tool_response>']
+
+
+async def test_what_a_model_asks_wrongly_it_is_told(system: llmos.System) -> None:
+    async def program(me: llmos.Process) -> None:
+        hands = Hands(me)
+        for arguments in (
+            '{"expression": "9**9**9"}',
+            '{"expression": 3}',
+            "[]",
+            "{",
+            '{"x": "1"}',
+            json.dumps({"expression": "1" * 1_001}),
+        ):
+            assert (await hands.call_tool("llmos.calculate", arguments)).is_error
+
+    assert (await (await system.spawn(program)).wait()).error is None
+
+
+async def test_files_are_read_with_the_callers_capabilities(system: llmos.System) -> None:
+    async def reader(me: llmos.Process, may: bool) -> list[tuple[str, bool]]:
+        hands = Hands(me)
+        asked = [
+            ("llmos.list_files", {"path": "/home"}),
+            ("llmos.read_file", {"path": "/home/a.txt"}),
+            ("llmos.search_files", {"path": "/home", "words": "TWO"}),
+        ]
+        return [((found := await hands.call_tool(name, given)).text, found.is_error) for name, given in asked]
+
+    await system.files.write("/home/a.txt", "one\ntwo\n")
+    held = await (await system.spawn(reader, True, capabilities=["file:r:/home/*"])).wait()
+    assert held.value == [("a.txt", False), ("one\ntwo\n", False), ("a.txt:2: two", False)]
+    none = await (await system.spawn(reader, False, capabilities=[])).wait()
+    assert all(wrong and "capability" in text for text, wrong in none.value)
+    await system.files.write("/home/a.txt", "x" * (MAX_SHOWN + 1))
+    long = await (await system.spawn(reader, True, capabilities=["file:r:/home/*"])).wait()
+    assert long.value[1][0] == "x" * MAX_SHOWN + "\n... and more"
+
+
+async def test_capabilities_of_a_file_are_those_of_its_process(system: llmos.System, script: Script) -> None:
+    script.replies = [call("llmos.read_file", '{"path": "/home/b.txt"}'), "No."]
+    await system.files.write("/home/b.txt", "secret")
+    child = await system.spawn(llmos.AgentFile("reader", tools=("llmos.read_file",), capabilities=("llm:*",)), "x")
+    assert await child.stdout.read() == "No.\n"
+    assert "lacks the capability" in script.asked[1]
+    assert "secret" not in script.asked[1]
+
+
+async def test_examples_come_before_the_first_turn(system: llmos.System, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    appended: list[str] = []
+    append = Context.append
+
+    async def seen(context: Context, **given: Any) -> int:
+        appended.extend(message["content"] for message in given["messages"])
+        return await append(context, **given)
+
+    monkeypatch.setattr(Context, "append", seen)
+    script.replies = ["4"]
+    agent = llmos.AgentFile("shown", prompt="Say {input}", examples=(("two", "2"), ("three", "3")))
+    child = await system.spawn(agent, "four")
+    assert await child.stdout.read() == "4\n"
+    assert appended[:5] == ["Say two", "2", "Say three", "3", "Say four"]
