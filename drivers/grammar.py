@@ -190,7 +190,8 @@ class Grammars:
         self._judge = judge or Judge()
         self._tokenizer: llguidance.LLTokenizer | None = None
         self._kept: OrderedDict[bytes, llguidance.LLMatcher] = OrderedDict()
-        self._lock = Lock()
+        self._lock, self._compiling = Lock(), Lock()
+        """Of what is kept, for an instant; and of compiling, for seconds. What is kept already waits for nobody's slow grammar."""
         self.stop_ids = text.stop_ids
         self.mask_bytes = (vocabulary + 7) // 8
         self.threads = ThreadPoolExecutor(THREADS, thread_name_prefix="llmos-grammar")
@@ -198,13 +199,26 @@ class Grammars:
     def compile(self, kind: Kind, source: str) -> Constraint:
         """For one burst. Takes milliseconds to seconds, on any thread. Raises InvalidArgument, TimedOut, NotSupported."""
         key = blake2b(f"{kind} {source}".encode(), digest_size=32).digest()
+        found = self._recall(key)
+        if found is None:
+            with self._compiling:
+                found = self._recall(key)  # who was before us here may have wanted the same
+                if found is None:
+                    found = self._compile(kind, source)
+                    self._keep(key, found)
+        return Constraint(self, found)
+
+    def _recall(self, key: bytes) -> llguidance.LLMatcher | None:
         with self._lock:
-            if key not in self._kept:
-                self._kept[key] = self._compile(kind, source)
-            self._kept.move_to_end(key)
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            return self._kept.get(key)
+
+    def _keep(self, key: bytes, matcher: llguidance.LLMatcher) -> None:
+        with self._lock:
+            self._kept[key] = matcher
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
-            return Constraint(self, self._kept[key])
 
     def _compile(self, kind: Kind, source: str) -> llguidance.LLMatcher:
         try:

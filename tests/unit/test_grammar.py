@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -256,3 +257,36 @@ def test_a_judge_that_dies_is_an_errno() -> None:
         judge.examine("start: /a/", {})
     judge.examine("start: /a/", {})
     judge.close()
+
+
+class SlowJudge(Judge):
+    """Takes until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slow, self.go_on = threading.Event(), threading.Event()
+
+    def examine(self, grammar: str, limits: Any) -> None:
+        if "slow" in grammar:
+            self.slow.set()
+            self.go_on.wait(20)
+
+
+def test_what_is_kept_waits_for_nobody_who_compiles() -> None:
+    judge = SlowJudge()
+    grammars = Grammars(DummyText(), VOCABULARY, judge)
+    found: list[Constraint] = []
+    hit = threading.Thread(target=lambda: found.append(grammars.compile("regex", "kept")))
+    miss = threading.Thread(target=lambda: grammars.compile("regex", "slow"))
+    try:
+        grammars.compile("regex", "kept")
+        miss.start()
+        assert judge.slow.wait(20)
+        hit.start()
+        hit.join(5)
+        assert found
+    finally:
+        judge.go_on.set()
+        miss.join(20)
+        hit.join(20)
+        grammars.close()
