@@ -28,6 +28,7 @@ from typing import Any
 
 from llmos.syscalls.abi import BadFormat, InvalidArgument, Limits, NotFound
 
+from .agentnames import is_file, names
 from .builtin import NAMES as BUILT_IN
 
 MAX_BYTES = 1 << 20
@@ -145,28 +146,9 @@ def find(name: str, folders: Iterable[Path]) -> AgentFile:
     folders = list(folders)
     for folder in folders:
         path = folder / f"{name}.toml"
-        if _is_file(path):
+        if is_file(path):
             return load(path)
     known = names(folders)
     near = get_close_matches(name[:64], known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known) or 'none'}"
     raise NotFound(f"there is no agent {name[:64]!r} in {', '.join(map(str, folders))}; {hint}")
-
-
-def names(folders: Iterable[Path]) -> list[str]:
-    """The agents that `find` finds by name, in order of the alphabet."""
-    found: set[str] = set()
-    for folder in folders:
-        try:
-            found.update(path.stem for path in folder.glob("*.toml") if _is_file(path))
-        except OSError:  # there is no such folder, or it is not ours to look into
-            continue
-    return sorted(found)
-
-
-def _is_file(path: Path) -> bool:
-    """False also where a name is too long for a file's, or a folder is not ours to look into."""
-    try:
-        return path.is_file()
-    except OSError:
-        return False

@@ -36,7 +36,7 @@ from llmos.syscalls.abi import (
     param,
 )
 
-from . import agentfile, prompt
+from . import agentfile, agentnames, prompt
 from .agentfile import AgentFile
 from .arguments import demand_name, encoded, limits_of, listed, words_of
 from .child import Child, Exit, exit_of, signal_name
@@ -375,7 +375,7 @@ class System(Talk, ToolCalls):
 
     async def agents(self) -> list[str]:
         """Names of the agents that spawn finds."""
-        return await anyio.to_thread.run_sync(agentfile.names, self._folders)
+        return await anyio.to_thread.run_sync(agentnames.names, self._folders)
 
 
 def _ends(stdin: object, stdout: object, stderr: object) -> dict[str, Reader | Writer]:

@@ -17,6 +17,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from llmos import Fault
+from llmos.sdk import agentnames
 
 from .attend import Start, attend
 from .builtins import table
@@ -307,9 +308,7 @@ class Shell:
 
     def agents(self) -> list[str]:
         """The agents that spawn finds by name, in the places and the order of the system, whether or not it has booted."""
-        from llmos.sdk import agentfile  # pydantic and the ABI cost 0.3 s: the prompt does not wait for them
-
-        return agentfile.names([Path("agents"), self.home / "agents", Path(str(files("llmos") / "agents"))])
+        return agentnames.names([Path("agents"), self.home / "agents", Path(str(files("llmos") / "agents"))])
 
     def unknown(self, name: str) -> str:
         """What to say of a command that does not exist."""

@@ -58,9 +58,12 @@ async def tool_call(core: Core, call: Call, args: abi.ToolCall) -> abi.ToolResul
     arguments that do not fit, a capability that is missing, a limit that is passed.
     """
     pid, kernel = call.pid, core.kernel
-    await permit(core, call, f"tool:{args.name}")
     process = kernel.table.get(pid)
+    shown = core.tools.visible(process).get(args.name)
+    await permit(core, call, f"tool:{args.name}")
     tool = core.tools.find(process, args.name)
+    if tool is not shown:  # whoever approved meant the one that was there
+        raise NotPermitted(f"{args.name} is not the tool any more that it was when the call was made; call it again")
     if (over := process.over_tools()) is not None:
         raise over
     await offload(lambda: tool.schema.check(args.arguments))

@@ -4,6 +4,7 @@ import io
 import itertools
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -86,7 +87,9 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
     under_test = Terminal(tmp_path)
     under_test.prompt()
     yield under_test
-    under_test.child.close(force=True)
+    under_test.child.kill(signal.SIGKILL)
+    under_test.child.wait()
+    under_test.child.close()
 
 
 def test_a_conversation(terminal: Terminal, tmp_path: Path) -> None:

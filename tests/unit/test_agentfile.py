@@ -9,7 +9,8 @@ import pytest
 
 from llmos.kernel.errno import BadFormat, InvalidArgument, NotFound
 from llmos.kernel.process import Limits
-from llmos.sdk.agentfile import MAX_BYTES, find, load, names, parse
+from llmos.sdk.agentfile import MAX_BYTES, find, load, parse
+from llmos.sdk.agentnames import names
 
 WHOLE = '''
 name = "poet"

@@ -422,3 +422,24 @@ def test_kernel_checks_take_what_is_held_outright(hand: Hand) -> None:
     other = hand.spawn().pid
     with pytest.raises(Fault, match="proc:kill"):
         hand.call(pid, "kill", pid=other)
+
+
+def test_a_tool_that_is_another_by_the_time_it_is_approved_is_not_called(hand: Hand) -> None:
+    """A process in between offers a tool of the same name while a person thinks about the one above."""
+    tool = {"name": "send", "description": "", "schema": '{"type": "object"}'}
+    hand.call(hand.host, "tool_offer", tools=[tool])
+    between = hand.spawn("between", capabilities=["ask:tool:send", "proc:spawn"]).pid
+    pid = hand.spawn("asker", between, capabilities=["ask:tool:send"]).pid
+    box = hand.send(pid, "tool_call", name="send", arguments="{}")
+    (one,) = waiting(hand)
+    nearer = hand.call(between, "tool_offer", tools=[tool]).offer
+    hand.call(hand.host, "answer", id=one.id, allow=True)
+    with pytest.raises(NotPermitted, match="not the tool any more"):
+        _ = box.result
+    gone = hand.send(between, "tool_call", name="send", arguments="{}")
+    (one,) = waiting(hand)
+    hand.call(between, "tool_withdraw", offer=nearer)
+    hand.call(hand.host, "answer", id=one.id, allow=True)
+    with pytest.raises(NotPermitted, match="not the tool any more"):
+        _ = gone.result
+    hand.check()
