@@ -306,8 +306,9 @@ async def test_a_client_that_does_not_read_is_pushed_back_and_then_hung_up(
     monkeypatch.setattr(param, "MAX_UNREAD", 7 << 20)
     async with raw(endpoint.path) as client:
         text = "x" * 1_000_000
-        client.call(1, "tokenize", {"text": text, "model": None})  # four bytes an answer for one of the question
+        await until(lambda: len(endpoint.sessions) == 1)  # the welcome is sent just before, on the kernel's thread
         (session,) = endpoint.sessions.values()
+        client.call(1, "tokenize", {"text": text, "model": None})  # four bytes an answer for one of the question
         await until(lambda: session.sent > 4_000_000)
         client.call(2, "tokenize", {"text": text, "model": None})
         assert isinstance(await anyio.to_thread.run_sync(client.hear_end, 1), wire.Result)
