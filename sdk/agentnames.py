@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+SHIPPED = Path(__file__).resolve().parents[1] / "agents"
+"""The folder of those that come with llmos."""
+
 
 def names(folders: Iterable[Path]) -> list[str]:
     """The agents that `agentfile.find` finds by name, in order of the alphabet."""

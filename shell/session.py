@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from anyio.abc import TaskGroup
 
 from llmos import Fault
 from llmos.sdk import agentnames
+from llmos.services.init.place import folders_of
 
 from .attend import Start, attend
 from .builtins import table
@@ -308,7 +308,7 @@ class Shell:
 
     def agents(self) -> list[str]:
         """The agents that spawn finds by name, in the places and the order of the system, whether or not it has booted."""
-        return agentnames.names([Path("agents"), self.home / "agents", Path(str(files("llmos") / "agents"))])
+        return agentnames.names(folders_of(self.home))
 
     def unknown(self, name: str) -> str:
         """What to say of a command that does not exist."""

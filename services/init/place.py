@@ -18,6 +18,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from llmos.kernel.errno import NotPermitted
+from llmos.sdk.agentnames import SHIPPED
 
 LONGEST_SOCKET = 107
 """Bytes of a unix socket's path on Linux."""
@@ -36,7 +37,7 @@ def home_of(given: Path | str | None) -> Path:
 
 def folders_of(home: Path) -> tuple[Path, ...]:
     """Where agents are looked for."""
-    return (Path("agents"), home / "agents", Path(__file__).resolve().parents[2] / "agents")
+    return (Path("agents"), home / "agents", SHIPPED)
 
 
 def daemon_folder(home: Path) -> Path:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import llmos
 from llmos.kernel.errno import BadFormat, InvalidArgument, NotFound
 from llmos.kernel.process import Limits
+from llmos.sdk import agentfile
 from llmos.sdk.agentfile import MAX_BYTES, find, load, parse
-from llmos.sdk.agentnames import names
+from llmos.sdk.agentnames import SHIPPED, names
 
 WHOLE = '''
 name = "poet"
@@ -146,3 +152,29 @@ def test_tools_capabilities_and_examples() -> None:
     assert (agent.call, agent.capabilities, agent.examples, agent.offered) == (True, ("llm:*",), (("a", "b"),), ["add"])
     with pytest.raises(BadFormat, match="examples"):
         parse("[[examples]]\ninput = 'a'\noutput = 'b'\n" * 65, "a", "a.toml")
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.toml")), ids=lambda path: path.stem)
+def test_agents_that_come_with_llmos_read_as_any_other_does(path: Path) -> None:
+    """They are taken as they are written, without what checks the others."""
+    other = Path("elsewhere") / path.name
+    assert replace(load(path), path=str(other)) == parse(path.read_text(), path.stem, str(other))
+
+
+def test_one_that_comes_with_llmos_and_was_changed_is_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(agentfile, "SHIPPED", tmp_path)
+    path = tmp_path / "chat.toml"
+    for text, message in (
+        ("sistem = 'x'", "line 1: there is no key 'sistem'"),
+        ("limits = 3", "line 1: 'limits'"),
+        ("examples = [1]", "line 1"),
+    ):
+        path.write_text(text)
+        with pytest.raises(BadFormat, match=message):
+            load(path)
+
+
+def test_asking_imports_nothing_that_checks() -> None:
+    """It is what the first token of `llmsh -c ask` waits for."""
+    code = "from llmos.sdk import agentfile; import sys; agentfile.find('chat', [agentfile.SHIPPED]); sys.exit('pydantic' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(Path(llmos.__file__).parent.parent)})
