@@ -49,11 +49,19 @@ class Record:
     """The same as `size`, in the result; of many parts of one kind about."""
 
 
+_ONE = frozenset({int, float, bool})
+"""What takes no looking into: it is most of what calls carry."""
+
+
 def _size(value: Any) -> int:
-    if isinstance(value, str | bytes):
+    if (kind := type(value)) in _ONE:
+        return 1
+    if value is None:
+        return 0
+    if kind is str or isinstance(value, str | bytes):
         return len(value)
     if isinstance(value, Arguments):
-        return sum(_size(part) for part in value.__dict__.values())
+        return sum([_size(part) for part in value.__dict__.values()])
     if (names := getattr(type(value), "__dataclass_fields__", None)) is not None:
         return sum([_size(getattr(value, name)) for name in names])
     if isinstance(value, tuple):  # of a result: many processes, or log-probabilities; each is taken to be as long as the first
@@ -61,7 +69,7 @@ def _size(value: Any) -> int:
     if isinstance(value, list):
         # A million token ids need no look each; all else in lists has a length of its own, and counts as an entry besides.
         return len(value) if value and type(value[0]) is int else sum(map(_size, value)) + len(value)
-    return 0 if value is None else 1
+    return 1
 
 
 def _about(value: Any) -> int:

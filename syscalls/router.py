@@ -50,10 +50,15 @@ def bound(path: Path, waiting: int) -> tuple[zmq.Context[Any], zmq.Socket[Any]]:
     return context, router
 
 
+_FIRST, _LAST = int(zmq.NOBLOCK | zmq.SNDMORE), int(zmq.NOBLOCK)
+"""As numbers: pyzmq's names for them cost as much as the sending."""
+
+
 def sent(router: zmq.Socket[Any], identity: bytes, data: bytes) -> bool:
     """Send to a client. False if libzmq has dropped it."""
     try:
-        router.send_multipart((identity, data), zmq.NOBLOCK)
+        router.send(identity, _FIRST)  # what refuses a message refuses this frame
+        router.send(data, _LAST)
     except zmq.ZMQError as error:
         if error.errno != zmq.EHOSTUNREACH:
             raise
