@@ -1,11 +1,13 @@
 # llmos. Every target may be repeated: what is done already is not done again.
 #
-# PYTHON=python3.12 names the interpreter, VENV=folder the virtual environment, TESTS=tests/unit what to test.
+# PYTHON=python3.12 names the interpreter, VENV=folder the virtual environment, TESTS=tests/unit what to test,
+# WORKERS=0 that it is tested in one process.
 
 PYTHON ?= python3
 VENV ?= .venv
 TESTS ?= tests
 TORCH ?= torch==2.13.0
+WORKERS ?= 2
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
@@ -23,7 +25,7 @@ run: $(VENV)/.installed ## install, then the shell; without a terminal a short d
 	@if [ -t 0 ] && [ -t 1 ]; then $(BIN)/llmsh || true; else exec $(BIN)/llmos demo; fi
 
 test: $(VENV)/.developed ## run the tests
-	$(BIN)/pytest $(TESTS)
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(TESTS)
 
 lint: $(VENV)/.developed ## style, types, and which folder may import which
 	$(BIN)/ruff check .

@@ -17,7 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
@@ -29,6 +30,8 @@ import llmos
 STREAMS = 4
 """Generations that run beside the calls."""
 UNDER_WAY = 64
+PAIRS, PIECE = 9, 2.0
+"""How often decoding alone and decoding beside calls are alternated, and the seconds of each."""
 
 
 async def latencies(call: Callable[[], Awaitable[object]], count: int) -> list[float]:
@@ -77,54 +80,73 @@ anyio.run(main)
 """
 
 
-async def busy(system: llmos.System, home: Path, body: Callable[[], Awaitable[None]]) -> float:
-    """Tokens a second of the generations of another client beside a body, until that ends."""
-
-    async def tokens() -> int:
-        return sum(device.decode_tokens for device in (await system.statistics()).kernel.devices)
-
+@asynccontextmanager
+async def streaming(home: Path) -> AsyncIterator[None]:
+    """Generations of another client, in an OS process of its own."""
     command = [sys.executable, "-c", STREAMING, str(home), str(STREAMS + 1)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as client:
         if client.stdout is None or not await anyio.to_thread.run_sync(client.stdout.readline):
             raise SystemExit("the other client failed")
-        before, began = await tokens(), time.perf_counter()
-        await body()
-        speed = (await tokens() - before) / (time.perf_counter() - began)
-        client.kill()
-    return speed
+        try:
+            yield
+        finally:
+            client.kill()
 
 
-async def measure(home: Path, count: int) -> None:
+async def speed(system: llmos.System, body: Callable[[], Awaitable[None]]) -> float:
+    """Tokens a second that are decoded beside a body, until that ends."""
+
+    async def tokens() -> int:
+        return sum(device.decode_tokens for device in (await system.statistics()).kernel.devices)
+
+    before, began = await tokens(), time.perf_counter()
+    await body()
+    return (await tokens() - before) / (time.perf_counter() - began)
+
+
+def cpu_seconds(pid: int) -> float:
+    """That a process has used, in all its threads."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def measure(home: Path, pid: int, count: int) -> None:
     async with llmos.connect(home=home) as system:
         context = await system.open(system="s")
 
         async def info() -> None:
             await system.context(context.handle)
 
-        async def many() -> None:
-            line("one call, device computing", await latencies(info, count))
-
         async def paced() -> None:
             """2,000 calls a second, in bursts of a hundredth of a second."""
-            until = time.perf_counter() + 3
-            while time.perf_counter() < until:
-                next_one = time.perf_counter() + 0.01
+            began = time.perf_counter()
+            for burst in range(1, int(PIECE * 100) + 1):
                 async with anyio.create_task_group() as tasks:
                     for _ in range(20):
                         tasks.start_soon(info)
-                await anyio.sleep(max(0.0, next_one - time.perf_counter()))
+                await anyio.sleep(max(0.0, began + burst / 100 - time.perf_counter()))
 
         async def nothing() -> None:
-            await anyio.sleep(3)
+            await anyio.sleep(PIECE)
 
         await latencies(info, 200)
         line("one call, device idle", await latencies(info, count))
+        daemon, own = cpu_seconds(pid), time.process_time()
         print(f"{f'calls a second, {UNDER_WAY} under way, device idle':<44} {await rate(info, count * 4):14.0f} /s")
-        await busy(system, home, many)
-        alone = await busy(system, home, nothing)
-        beside = await busy(system, home, paced)
-        print(f"{f'decode, {STREAMS} streams':<44} {alone:14.0f} tokens/s")
-        print(f"{'the same with 2,000 calls a second beside':<44} {beside:14.0f} tokens/s   {beside / alone - 1:+.1%}")
+        daemon, own = ((used / (count * 4) * 1e6) for used in (cpu_seconds(pid) - daemon, time.process_time() - own))
+        print(f"{'CPU time of each of these calls':<44} daemon {daemon:7.0f} us   client {own:6.0f} us")
+        async with streaming(home):
+            line("one call, device computing", await latencies(info, count))
+            pairs = []
+            for number in range(PAIRS):  # alone first, then beside first, so that neither has the warmer or the quieter half
+                first, second = (nothing, paced) if number % 2 == 0 else (paced, nothing)
+                found = [await speed(system, first), await speed(system, second)]
+                pairs.append(found if number % 2 == 0 else found[::-1])
+        losses = sorted(beside / alone - 1 for alone, beside in pairs)
+        middle = [statistics.median(column) for column in zip(*pairs, strict=True)]
+        print(f"{f'decode, {STREAMS} streams':<44} median {middle[0]:7.0f} tokens/s   n {PAIRS} of {PIECE:.0f} s")
+        print(f"{'the same with 2,000 calls a second beside':<44} median {middle[1]:7.0f} tokens/s", end="")
+        print(f"   {statistics.median(losses):+.1%} of its pair, from {losses[0]:+.1%} to {losses[-1]:+.1%}")
 
 
 def first_byte(environment: dict[str, str]) -> float:
@@ -155,9 +177,12 @@ def main() -> None:
         print(f"{machine}, Python {platform.python_version()}, zmq {zmq.zmq_version()}, device {found.device}")
         subprocess.run([sys.executable, "-m", "llmos", "up"], env=environment, check=True, stdout=subprocess.DEVNULL)
         try:
-            from llmos.services.init.place import home_of
+            from llmos.services.init.place import daemon_pid, home_of
 
-            anyio.run(measure, home or home_of(None), found.count)
+            place_of = home or home_of(None)
+            if (pid := daemon_pid(place_of)) is None:
+                raise SystemExit("the daemon has gone")
+            anyio.run(measure, place_of, pid, found.count)
             times = sorted(first_byte(environment) for _ in range(7))
             label = "llmsh -c ask: start to first byte of the reply"
             print(f"{label:<44} median {times[3]:.3f} s   best {times[0]:.3f} s   worst {times[-1]:.3f} s")

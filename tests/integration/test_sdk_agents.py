@@ -9,6 +9,7 @@ import pytest
 
 import llmos
 from llmos.sdk.agentfile import parse
+from llmos.sdk.agentnames import SHIPPED, names
 
 from .conftest import Boot
 
@@ -78,7 +79,7 @@ async def test_a_users_agent_comes_before_ours(boot: Boot, tmp_path: Path, monke
     (folder / "chat.toml").write_text('name = "mine"\ninput = "none"\nclass = "idle"\nnice = 3\n[limits]\ntokens = 9\n')
     (folder / "typo.toml").write_text('\nsytem = "x"\n')
     async with boot() as system:
-        assert await system.agents() == ["chat", "summarise", "typo"]
+        assert await system.agents() == sorted([*names([SHIPPED]), "typo"])
         child = await system.spawn("chat")
         (view,) = [each for each in await system.ps() if each.pid == child.pid]
         assert (view.name, view.cls.name, view.nice) == ("mine", "IDLE", 3)

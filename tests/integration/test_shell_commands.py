@@ -7,6 +7,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from llmos.sdk.agentnames import SHIPPED, names
 from llmos.syscalls import param
 
 from .shell_harness import ShellUnderTest, shell_in
@@ -133,7 +134,7 @@ async def test_a_reader_that_ends_early_ends_the_writer(sh: ShellUnderTest) -> N
         ("wait %9", 127, "no job %9"),
         ("fg", 1, "there is no job"),
         ("fg %2", 1, "no job %2"),
-        ("spawn", 2, "which agent? There are chat, summarise"),
+        ("spawn", 2, f"which agent? There are {', '.join(names([SHIPPED]))}\n"),
         ("spawn nosuch", 127, "there is no agent 'nosuch'"),
         ("spawn --class best chat a", 2, "there is no class 'best': the classes are interactive"),
         ("spawn --tokens many chat a", 2, "'many' is no number for --tokens"),
@@ -205,7 +206,7 @@ async def test_agents_of_this_directory_and_of_home_come_first(sh: ShellUnderTes
         (folder / f"{name}.toml").write_text('prompt = "Say: {input}"\n[sampling]\nmax_tokens = 4\n')
     ran = await sh.run("spawn mine x > a && spawn his x > b; spawn nosuch")
     assert ran.status == 127
-    assert "chat, his, mine, summarise" in ran.err
+    assert f"there are {', '.join(sorted([*names([SHIPPED]), 'his', 'mine']))} " in ran.err
     assert Path("a").read_bytes() == Path("b").read_bytes()
 
 
