@@ -74,9 +74,14 @@ class Child:
         self.stdout = Reader(port, parent, streams.stdout) if streams.stdout is not None else None
         self.stderr = Reader(port, parent, streams.stderr) if streams.stderr is not None else None
         self.log: str | None = None
-        """The file on the daemon's machine with what it writes, if it is detached and nobody else reads that."""
+        """The file on the daemon's machine with what it writes, if it is detached and nobody else reads that. For `files` see `output`."""
         self._waiting: asyncio.Future[ExitRecord] | None = None
         self._exit: Exit | None = None
+
+    @property
+    def output(self) -> str | None:
+        """`log` as a path of the system: `await system.files.read(child.output)`, from whatever machine."""
+        return None if self.log is None else "/output/" + self.log.rpartition("/")[2]
 
     async def wait(self) -> Exit:
         """Sleep until it has ended. May be called again, by several tasks, and cancelled: the end is never lost.

@@ -1,4 +1,5 @@
-"""Files as one process sees them: its user's /home and /tmp, the live /proc, /models and /tools, and host:PATH of the machine.
+"""Files as one process sees them: its user's /home and /tmp, in /output what detached programs
+wrote, the live /proc, /models and /tools, and host:PATH of the machine.
 
 What a file holds comes in parts of a bounded size, so that a large one neither fills a message nor holds up anybody. `read` gives one
 content, never the beginning of one and the end of another: if the file is replaced meanwhile it begins again.
@@ -21,7 +22,7 @@ ATTEMPTS = 5
 
 
 class Files:
-    """`system.files`, and `me.files` in a program. A path begins with /home, /tmp, /proc, /models, /tools, or host:/."""
+    """`system.files`, and `me.files` in a program. A path begins with /home, /tmp, /output, /proc, /models, /tools, or host:/."""
 
     def __init__(self, port: Port, pid: int) -> None:
         self._port, self.pid = port, pid

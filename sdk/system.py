@@ -70,7 +70,7 @@ class System(Talk, ToolCalls):
         self._unclaimed: list[ExitRecord] = []
         """The ends of those children."""
         self.files = Files(port, pid)
-        """/home, /tmp, /proc, /models, /tools and host:PATH, as this process may use them."""
+        """/home, /tmp, /output, /proc, /models, /tools and host:PATH, as this process may use them."""
         self.daemon: Welcome | None = None
         """What a daemon said of itself when one connected; None in a system of one's own."""
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 HOST = "host:"
-MOUNTS = ("home", "models", "proc", "tmp", "tools")
+MOUNTS = ("home", "models", "output", "proc", "tmp", "tools")
 
 
 @dataclass(frozen=True, slots=True)

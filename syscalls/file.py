@@ -1,6 +1,6 @@
 """Handlers of the file family: the one namespace.
 
-    path -> place -> permit -> elsewhere: disk/          /home  /tmp  host:
+    path -> place -> permit -> elsewhere: disk/          /home  /tmp  /output  host:
                             -> here: live.py             /proc  /models  /tools
 
 What a call needs is `file:r:PATH` or `file:rw:PATH` at the moment it is made; for a folder and all below it, `file:rw:PATH/*`. A path of

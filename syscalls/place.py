@@ -1,6 +1,6 @@
 """Places: paths of the one namespace, taken apart and put in their one spelling.
 
-    /               its mounts: home models proc tmp tools
+    /               its mounts: home models output proc tmp tools
     /home/a/b       mount "home", parts ("a", "b"): of the caller's user
     host:/etc/fstab mount "host", parts ("etc", "fstab"): of the machine, as the user whose system this is
 
@@ -19,7 +19,7 @@ from llmos.kernel.errno import InvalidArgument, NotFound, TooLong
 
 from . import param
 
-MOUNTS: Final = ("home", "models", "proc", "tmp", "tools")
+MOUNTS: Final = ("home", "models", "output", "proc", "tmp", "tools")
 WRITABLE: Final = frozenset({"home", "tmp", "host"})
 HOST: Final = "host:"
 

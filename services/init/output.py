@@ -1,7 +1,7 @@
 """Output: what programs in runners write, on its way to a pipe, or from a pipe nobody else reads into a file.
 
     print() of a program -> its supervisor -> Output -> the process's pipe       one piece at a time: no more is asked for until it is in
-    the pipe of a detached process -> Spool -> HOME/daemon/output/...            the last SPOOL_BYTES of it, and as much before
+    the pipe of a detached process -> Spool -> a file in /output                 the last SPOOL_BYTES of it, and as much before
 
 Both are system calls of init, made on the kernel's thread like anybody's. Files are written elsewhere.
 """
@@ -23,7 +23,6 @@ from llmos.kernel.errno import Fault
 from llmos.syscalls.abi import Data, Piece, Request, Written
 from llmos.syscalls.trap import Trap
 
-from .place import daemon_folder, private_folder
 from .thread import KernelThread
 
 log = logging.getLogger("llmos.init")
@@ -105,9 +104,9 @@ class Output(_Calls):
 class Spool:
     """The output of a detached process, in a file that does not grow without end."""
 
-    def __init__(self, trap: Trap, thread: KernelThread, home: Path, name: str, pipes: list[int]) -> None:
+    def __init__(self, trap: Trap, thread: KernelThread, folder: Path, name: str, pipes: list[int]) -> None:
         safe = re.sub(r"[^A-Za-z0-9_.-]", "_", name)
-        self.path = daemon_folder(home) / "output" / f"{time.strftime('%Y%m%d-%H%M%S')}-{safe}.log"
+        self.path = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{safe}.log"
         self._writing = threading.Lock()
         self._broken = False
         thread.elsewhere(self._create, lambda value, fault: self._tap(trap, thread, pipes))
@@ -120,11 +119,11 @@ class Spool:
 
     def _create(self) -> None:
         try:
-            private_folder(self.path.parent)
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             files = sorted(self.path.parent.glob("*.log*"))
             for old in files[: max(0, len(files) - SPOOL_FILES)]:
                 old.unlink(missing_ok=True)
-        except (OSError, Fault) as error:
+        except OSError as error:
             log.warning("%s cannot be made: %s", self.path.parent, error)
         self.append(b"")
 

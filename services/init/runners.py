@@ -160,7 +160,8 @@ class Runners:
         for pipe in pipes:
             kernel.pipe_give(now, parent, INIT, pipe, read=True)
             kernel.pipe_close(now, parent, pipe, read=True)
-        return Spool(self._trap, self._thread, self._settings.home, f"{args.pid}-{name}", pipes)
+        folder = self._trap.core.disk.output(kernel.table.get(args.pid).user)
+        return Spool(self._trap, self._thread, folder, f"{args.pid}-{name}", pipes)
 
     # --- what others tell
 

@@ -298,7 +298,7 @@ async def restore(call: Call) -> int:
 
 
 WORDS = """\
-A path that begins with /home, /tmp, /proc, /models or /tools is a file of the system; any other, and one below $HOME, is of this
+A path that begins with /home, /tmp, /output, /proc, /models or /tools is a file of the system; any other, and one below $HOME, is of this
 machine, as in a redirection. host:PATH is of the machine in any case."""
 
 BUILTINS = (

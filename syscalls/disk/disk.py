@@ -2,6 +2,7 @@
 
     HOME/files/USER/    the store of /home of a user
     HOME/tmp/SYSTEM/USER/  the store of /tmp of a user, in this system, and gone with it
+    HOME/output/USER/   /output: what detached processes of a user have written, for that user to read
 
 A system of its own begins with an empty /tmp, and takes away what one that was killed has left. A user whose name is not safe as a
 file's has the digest of it in the place of it. Stores are made when they are first used. Every method may be slow, and is called on
@@ -56,20 +57,28 @@ class Disk:
                 raise ShutDown("the system is going down")
             if key not in self._stores:
                 with told(place):
-                    self._stores[key] = Host() if place.mount == "host" else self._open(user, place.mount)
+                    self._stores[key] = Host(Path("/")) if place.mount == "host" else self._open(user, place.mount)
             return self._stores[key]
 
     def _own(self, user: str, place: Place) -> Store:
         store = self._store(user, place)
         if isinstance(store, Host):
-            raise NotSupported(f"{place}: no versions are kept of files of the machine")
+            raise NotSupported(f"{place}: versions are kept of files in /home only")
         return store
 
-    def _open(self, user: str, mount: str) -> Store:
+    def _open(self, user: str, mount: str) -> Store | Host:
+        if mount == "output":
+            folder = self.output(user)
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            return Host(folder)
         if mount == "home":
             return Store(self._home, ("files", folder_name(user)), self._quota, versions=True)
         self._begin_tmp()
         return Store(self._home, ("tmp", self._system, folder_name(user)), self._quota, versions=False)
+
+    def output(self, user: str) -> Path:
+        """The folder of /output on the machine. It may not be there yet."""
+        return self._home / "output" / folder_name(user)
 
     def _begin_tmp(self) -> None:
         """Make the folder of this system's temporary files, and remove those of systems that are gone: they hold no lock."""

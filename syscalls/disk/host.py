@@ -1,4 +1,5 @@
-"""Host: files of the machine, reached as host:PATH. No quota, no versions, and what the machine permits its user.
+"""Host: files of the machine, reached as host:PATH, or below one folder of it. No quota, no versions, and what the machine permits
+its user.
 
 Links are common there, and may lead anywhere: `settled` says where a path really leads, the caller's capability is asked for that,
 and the walk that follows takes no link any more. Devices, pipes and sockets are refused here too.
@@ -11,6 +12,7 @@ import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from llmos.kernel.errno import AlreadyExists, InvalidArgument, NotFound, NotPermitted, TryAgain
 
@@ -34,8 +36,8 @@ def settled(place: Place, *, last: bool) -> Place:
 class Host:
     """See the module."""
 
-    def __init__(self) -> None:
-        self._root = os.open("/", beneath.FOLDER)
+    def __init__(self, root: Path) -> None:
+        self._root = os.open(root, beneath.FOLDER)
         self._listings = beneath.Listings()
 
     def close(self) -> None:
@@ -44,7 +46,7 @@ class Host:
     def stat(self, place: Place) -> FileInfo:
         with told(place):
             if not place.parts:
-                return beneath.info_of("/", os.fstat(self._root))
+                return beneath.info_of(place.mount if place.mount != "host" else "/", os.fstat(self._root))
             with self._above(place) as parent:
                 found = beneath.look(parent, place.name)
         if found is None:

@@ -114,6 +114,10 @@ def test_what_is_detached_outlives_its_client_and_keeps_its_output(up: Commands,
     log = Path(told["log"])
     assert until(log) == "begun\n"
     assert stat.S_IMODE(log.stat().st_mode) == 0o600
+    assert up("-c", f"ls /output && cat /output/{log.name}", module="llmos.shell.main") == (0, f"{log.name}\nbegun\n", "")
+    status, _, err = up("-c", f"rm /output/{log.name}", module="llmos.shell.main")
+    assert status == 1
+    assert "read-only" in err
     end = time.monotonic() + SECONDS
     while int(until(shown).split()[-1]) <= int(before):
         assert time.monotonic() < end
@@ -133,7 +137,9 @@ async def test_a_detached_agent(up: Commands, tmp_path: Path) -> None:
             assert child.stdout is None
             assert child.log is not None
             assert (await child.wait()).status == 0
-            assert await anyio.to_thread.run_sync(until, Path(child.log))
+            shown = await anyio.to_thread.run_sync(until, Path(child.log))
+            assert child.output is not None
+            assert await system.files.read_text(child.output) == shown
 
 
 async def test_the_file_of_a_detached_process_is_bounded(up: Commands, tmp_path: Path) -> None:

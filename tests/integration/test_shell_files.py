@@ -109,7 +109,7 @@ async def test_trees(sh: ShellUnderTest) -> None:
         ("mkdir -p /home/a/b; mkdir /home/a", 1, "it is there already"),
         ("restore /home/none", 1, "none is kept"),
         ("restore /home/none 0", 2, "'0' is no version"),
-        ("versions host:f", 1, "no versions are kept of files of the machine"),
+        ("versions host:f", 1, "versions are kept of files in /home only"),
         ("grep", 2, "look for what?"),
         ("grep '(' f", 2, "'(' is no regular expression"),
         ("grep x none", 2, "none: no such file"),

@@ -51,13 +51,13 @@ def write(hand: Hand, path: str, data: bytes = b"x", **more: Any) -> Any:
     return hand.call(hand.host, "file_write", path=path, data=data, **more)
 
 
-def read(hand: Hand, path: str) -> bytes:
-    data: bytes = hand.call(hand.host, "file_read", path=path).data
+def read(hand: Hand, path: str, who: Any = None) -> bytes:
+    data: bytes = hand.call(who or hand.host, "file_read", path=path).data
     return data
 
 
-def names(hand: Hand, path: str) -> list[str]:
-    return [each.name for each in hand.call(hand.host, "file_list", path=path, limit=param.MAX_ENTRIES).entries]
+def names(hand: Hand, path: str, who: Any = None) -> list[str]:
+    return [each.name for each in hand.call(who or hand.host, "file_list", path=path, limit=param.MAX_ENTRIES).entries]
 
 
 # --- names
@@ -482,7 +482,7 @@ def test_no_descriptor_is_left_open(hand: Hand, now: Path, tmp_path: Path, monke
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-@pytest.mark.parametrize("path", ["/proc/2/status", "/models/dummy", "/tools/x", "/", "/proc", "/nowhere"])
+@pytest.mark.parametrize("path", ["/proc/2/status", "/models/dummy", "/tools/x", "/output", "/output/x.log", "/", "/proc", "/nowhere"])
 def test_live_files_are_only_read(hand: Hand, path: str) -> None:
     for call, more in (
         ("file_write", {"path": path, "data": b""}),
@@ -495,6 +495,25 @@ def test_live_files_are_only_read(hand: Hand, path: str) -> None:
     ):
         with pytest.raises((NotPermitted, NotFound)):
             hand.call(hand.host, call, **more)
+
+
+def test_what_detached_programs_wrote_is_for_their_user_and_who_may_read_there(hand: Hand) -> None:
+    folder = hand.core.disk.output("root")
+    folder.mkdir(parents=True)
+    (folder / "7.log").write_text("done")
+    (folder / "out").symlink_to("/etc/passwd")
+    assert names(hand, "/output") == ["7.log", "out"]
+    assert read(hand, "/output/7.log") == b"done"
+    with pytest.raises(NotPermitted, match="link"):
+        read(hand, "/output/out")
+    for capabilities in (None, ["file:r:/output/8.log"], ["file:rw:/home/*"]):
+        child = hand.spawn(capabilities=capabilities)
+        with pytest.raises(NotPermitted):
+            read(hand, "/output/7.log", child.pid)
+    child = hand.spawn(capabilities=["file:r:/output/*"])
+    assert read(hand, "/output/7.log", child.pid) == b"done"
+    other = hand.spawn(capabilities=["file:r:/output/*"], user="ada")
+    assert names(hand, "/output", other.pid) == []
 
 
 def test_mounts_stay(hand: Hand) -> None:
