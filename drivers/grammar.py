@@ -158,8 +158,10 @@ class Constraint:
 
     def _follow(self, said: tuple[int, ...]) -> None:
         """Bring the matcher to where these tokens lead."""
-        same = next((i for i, (ours, theirs) in enumerate(zip(self._consumed, said, strict=False)) if ours != theirs), None)
-        keep = min(len(self._consumed), len(said)) if same is None else same
+        keep = len(self._consumed)
+        if tuple(self._consumed) != said[:keep]:  # a step is done again
+            pairs = enumerate(zip(self._consumed, said, strict=False))
+            keep = next((i for i, (ours, theirs) in pairs if ours != theirs), min(keep, len(said)))
         if keep < len(self._consumed) and not self._matcher.rollback(len(self._consumed) - keep):
             self._matcher, keep = self._fresh.deep_copy(), 0
         del self._consumed[keep:]
@@ -177,7 +179,7 @@ class Constraint:
             raise _complaint(self._matcher)
         size = self._grammars.mask_bytes
         mask = raw[:size].ljust(size, b"\0")
-        if not any(mask):
+        if mask == self._grammars.nothing:
             raise InvalidArgument("no token of this model can go on with the grammar: its vocabulary lacks a character that must come")
         return mask
 
@@ -194,6 +196,7 @@ class Grammars:
         """Of what is kept, for an instant; and of compiling, for seconds. What is kept already waits for nobody's slow grammar."""
         self.stop_ids = text.stop_ids
         self.mask_bytes = (vocabulary + 7) // 8
+        self.nothing = bytes(self.mask_bytes)
         self.threads = ThreadPoolExecutor(THREADS, thread_name_prefix="llmos-grammar")
 
     def compile(self, kind: Kind, source: str) -> Constraint:
