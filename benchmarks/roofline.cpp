@@ -112,7 +112,6 @@ constexpr double BF16_TURN = SUMS * 2.0 * LANES * 2, INT8_TURN = SUMS * 2.0 * LA
 inline void multiply(bool int8, int turns) {
     alignas(64) bf16 pairs[2 * LANES] = {};
     alignas(64) float out[LANES];
-    alignas(64) std::int32_t none[LANES] = {};
     std::uint32_t four = 0x3f803f80;  // ones
     if (int8) {
         Whole sums[SUMS];
@@ -120,9 +119,10 @@ inline void multiply(bool int8, int turns) {
         for (int turn = 0; turn < turns; turn++) {
             asm volatile("" : "+r"(four));  // not known to be the same again
             const Fours weights = load_fours(reinterpret_cast<const std::int8_t*>(pairs));
-            for (auto& sum : sums) sum = dot(sum, weights, four);
+            const Fours x = all_fours(&four);
+            for (auto& sum : sums) sum = dot(sum, x, weights);
         }
-        for (auto& sum : sums) store(out, whole_floats(sum, none));
+        for (auto& sum : sums) store(out, to_floats(sum));
     } else {
         Vec sums[SUMS];
         for (auto& sum : sums) sum = all(0);

@@ -1,7 +1,8 @@
 """Turns a word of the syntax tree into the arguments it stands for.
 
 In the order of POSIX: `~`, variables and what commands wrote, splitting of the unquoted ones at blanks, then file patterns.
-Quoted characters are never split and never match as a pattern; a pattern that matches no file stays as it is written. What
+Quoted characters are never split and never match as a pattern; a pattern that matches no file stays as it is written. Which files
+of the system match, namespace.py finds out. What
 stands in `$( )` was run before (`Values.written`): nothing here waits.
 """
 
@@ -45,8 +46,6 @@ class Values:
     """$1, $2, ...: what `"$@"` stands for."""
     strict: bool = False
     """A variable without a value is an error."""
-    patterns: bool = True
-    """`*` and its kin stand for files."""
     written: Mapping[int, str] = field(default_factory=dict)
     """What the commands in `$( )` wrote, by id() of the part."""
 
@@ -63,7 +62,7 @@ class Values:
         return bool(part.operator) and part.operator != "#" and missing != part.operator.endswith("+")
 
 
-class _Field:
+class Field:
     """One argument in the making: its text, and the same text as a pattern in which quoted characters are escaped."""
 
     __slots__ = ("magic", "pattern", "text")
@@ -89,13 +88,9 @@ class _Piece:
     begins: bool = False
 
 
-def expand(word: Word, values: Values) -> list[str]:
-    """The arguments of `word`: usually one, none for an empty unquoted variable, several after splitting or a pattern.
-
-    Raises TooManyMatches, Unset.
-    """
-    fields = _split(_pieces(_tilde(word.parts, values), values))
-    return [argument for each in fields for argument in (_match(each) if values.patterns else [each.text])]
+def expand(word: Word, values: Values) -> list[Field]:
+    """What `word` becomes: usually one field, none for an empty unquoted variable, several after splitting. Raises Unset."""
+    return _split(_pieces(_tilde(word.parts, values), values))
 
 
 def expand_text(word: Word, values: Values) -> str:
@@ -159,16 +154,16 @@ def _alternative(part: Variable, values: Values) -> Iterator[_Piece]:
         yield _Piece(piece.text, piece.quoted, splits=piece.splits or not (piece.quoted or part.quoted), begins=piece.begins)
 
 
-def _split(pieces: Iterator[_Piece]) -> list[_Field]:
-    fields: list[_Field] = []
-    current: _Field | None = None
+def _split(pieces: Iterator[_Piece]) -> list[Field]:
+    fields: list[Field] = []
+    current: Field | None = None
     for piece in pieces:
         if piece.begins and current is not None:
             fields.append(current)
             current = None
         text = piece.text
         if not piece.splits:
-            current = current or _Field()
+            current = current or Field()
             current.add(text, quoted=piece.quoted)
             continue
         words = [each for each in _BLANKS.split(text) if each]
@@ -179,7 +174,7 @@ def _split(pieces: Iterator[_Piece]) -> list[_Field]:
             if number and current is not None:
                 fields.append(current)
                 current = None
-            current = current or _Field()
+            current = current or Field()
             current.add(each, quoted=False)
         if current is not None and words and text[-1] in BLANKS:
             fields.append(current)
@@ -189,7 +184,8 @@ def _split(pieces: Iterator[_Piece]) -> list[_Field]:
     return fields
 
 
-def _match(field: _Field) -> list[str]:
+def match(field: Field) -> list[str]:
+    """The files of the machine that a field stands for; the field as it is if it is no pattern, or none match. Raises TooManyMatches."""
     if not field.magic:
         return [field.text]
     found: list[str] = []

@@ -23,17 +23,21 @@ import anyio
 from llmos import Fault
 
 from .builtins.call import Call, Leave, Refused, Usage
-from .expansion import TooManyMatches, Unset, Values, expand, expand_text
+from .expansion import TooManyMatches, Unset, Values, expand, expand_text, match
 from .host import Ends, run_host
 from .jobs import CLOSED, INTERRUPTED, Job
 from .lexer import MOST_CHARACTERS, BadSyntax, Part, Substitution, Variable, Word
+from .namespace import Replacement, matches, open_contents, open_replacement
 from .parser import AndOr, Assignment, Command, Pipeline, Redirection, Script, parse
 from .streams import Channel, Closed, NotText, Sink, Source, describe, open_sink, open_source
 from .terminal import ErrorSink, TerminalSink
+from .where import where
 
 if TYPE_CHECKING:
     from .session import Shell
 
+FINISH_SECONDS = 10.0
+"""How long the end of a command waits until its output is in a file of the system."""
 PATIENCE = 0.3
 """Seconds that the prompt waits for the pid of a job in the background."""
 
@@ -151,6 +155,20 @@ class Interpreter:
 
     async def command(self, job: Job, command: Command, streams: Streams) -> int:
         """Expand, redirect and run one command; its errors become messages."""
+        written: list[Replacement] = []
+        status = 1
+        try:
+            status = await self._command(job, command, streams, written)
+        finally:
+            with anyio.move_on_after(FINISH_SECONDS, shield=True):
+                for each in written:
+                    try:
+                        await each.finish()
+                    except Fault as fault:
+                        status = await self._report(streams.stderr, "", str(fault), status or 1)
+        return status
+
+    async def _command(self, job: Job, command: Command, streams: Streams, written: list[Replacement]) -> int:
         shell = self.shell
         name = ""
         with ExitStack() as opened:
@@ -163,9 +181,9 @@ class Interpreter:
                     if word.plain == "?" and not words:  # the command, not a file of one letter
                         words.append("?")
                         continue
-                    words += expand(word, await self.values(word, job, streams))
+                    words += await self.arguments(word, job, streams)
                 name = words[0] if words else ""
-                own, redirected = await self.redirect(job, command, streams, opened)
+                own, redirected = await self.redirect(job, command, streams, opened, written)
                 stderr = own.stderr
                 assigned: dict[str, str] = {}
                 for each in command.assignments:
@@ -218,6 +236,19 @@ class Interpreter:
 
     # --- what words are expanded with -----------------------------------------------------------------------------
 
+    async def arguments(self, word: Word, job: Job, streams: Streams) -> list[str]:
+        """The arguments that a word stands for: patterns are files of the machine, or of the system."""
+        found: list[str] = []
+        for field in expand(word, await self.values(word, job, streams)):
+            if not field.magic or "noglob" in self.shell.settings:
+                found.append(field.text)
+            elif where(field.text, self.shell.variables).plain:
+                found += match(field)
+            else:
+                files = (await self.shell.system()).files
+                found += await matches(files, where(field.pattern, self.shell.variables).path) or [field.text]
+        return found
+
     async def values(self, word: Word, job: Job, streams: Streams) -> Values:
         """The variables, and what the commands in `$( )` of this word wrote, which run now."""
         shell = self.shell
@@ -227,7 +258,6 @@ class Interpreter:
             shell.variables.__setitem__,
             shell.arguments,
             strict="nounset" in shell.settings,
-            patterns="noglob" not in shell.settings,
             written=written,
         )
         await self._write(word.parts, values, written, job, streams)
@@ -277,7 +307,9 @@ class Interpreter:
             pass  # there is nowhere to say it; the status says that it failed
         return status
 
-    async def redirect(self, job: Job, command: Command, streams: Streams, opened: ExitStack) -> tuple[Streams, bool]:
+    async def redirect(
+        self, job: Job, command: Command, streams: Streams, opened: ExitStack, written: list[Replacement]
+    ) -> tuple[Streams, bool]:
         """The command's own streams, files opened from left to right as in sh; and whether its input is a file."""
         own = Streams(streams.stdin, streams.stdout, streams.stderr, streams.piped_in, streams.alone)
         redirected = False
@@ -287,18 +319,26 @@ class Interpreter:
                 own.stdout, own.stderr = (source, own.stderr) if each.fd == 1 else (own.stdout, source)
                 continue
             path = await self._path(each, job, streams)
+            place = where(path, self.shell.variables)
+            files = None if place.plain else (await self.shell.system()).files
             if each.kind == "<":
-                own.stdin = await open_source(path)
+                own.stdin = await (open_source(path) if files is None else open_contents(files, place.path, path))
                 opened.callback(own.stdin.close)
                 redirected = True
                 continue
-            sink = await open_sink(path, append=each.kind == ">>")
-            opened.callback(sink.close)
+            append = each.kind == ">>"
+            sink: Sink
+            if files is None:
+                sink = await open_sink(path, append=append)
+                opened.callback(sink.close)
+            else:
+                sink = await open_replacement(files, place.path, append=append)
+                written.append(sink)
             own.stdout, own.stderr = (sink, own.stderr) if each.fd == 1 else (own.stdout, sink)
         return own, redirected
 
     async def _path(self, redirection: Redirection, job: Job, streams: Streams) -> str:
-        paths = expand(redirection.target, await self.values(redirection.target, job, streams))
+        paths = await self.arguments(redirection.target, job, streams)
         if len(paths) != 1 or not paths[0]:
             shown = "nothing" if not paths else f"{len(paths)} words" if len(paths) > 1 else "an empty name"
             raise Usage(f"a redirection needs one file name after '{redirection.kind}', and got {shown}: quote it")

@@ -1,6 +1,6 @@
 """Where: which file a word on the command line means.
 
-    notes.txt  ../a  ~/a  /etc/fstab     of the machine: where the shell is, as for redirections and patterns
+    notes.txt  ../a  ~/a  /etc/fstab     of the machine: where the shell is
     /home/a  /tmp/a  /proc/7/status      of the system: what begins with one of its mounts
     host:/home/me/a  host:a              of the machine in any case, as the system reaches it, with its capability
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import platformdirs
@@ -10,6 +11,8 @@ import pytest
 
 from llmos.drivers.examine import examine
 from llmos.services.library import Library, Manifest
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts the tests with & has it ignored, here and in what they start
 
 
 @pytest.fixture(scope="session")

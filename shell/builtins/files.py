@@ -6,15 +6,14 @@ by `cat` itself, so that pipes and devices are files like any other.
 
 from __future__ import annotations
 
-import codecs
 import json
 import os
-from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from llmos import Fault, NotFound
 
+from ..namespace import Contents
 from ..streams import NotText, Source, describe, open_source
 from ..where import Where, where
 from .call import Builtin, Call, Refused, Usage, number, options
@@ -59,42 +58,11 @@ async def told(call: Call, place: Where, error: Fault | OSError | NotText) -> in
     return 1
 
 
-class Chunks:
-    """A file of the system as text to read."""
-
-    def __init__(self, chunks: AsyncIterator[bytes], name: str) -> None:
-        self._chunks, self._name = chunks, name
-        self._decoder = codecs.getincrementaldecoder("utf-8")("strict")
-        self._offset = 0
-
-    async def read(self) -> str:
-        async for data in self._chunks:
-            held = len(self._decoder.getstate()[0])
-            try:
-                text = self._decoder.decode(data)
-            except UnicodeDecodeError as error:
-                raise self._bad(error, held) from None
-            self._offset += len(data)
-            if text:
-                return text
-        try:
-            return self._decoder.decode(b"", final=True)
-        except UnicodeDecodeError as error:
-            raise self._bad(error, len(error.object)) from None
-
-    def _bad(self, error: UnicodeDecodeError, held: int) -> NotText:
-        at = self._offset - held + error.start
-        return NotText(f"{self._name}: not UTF-8 text: byte 0x{error.object[error.start]:02x} at offset {at} [EILSEQ]")
-
-    def close(self) -> None:
-        """There is nothing to close."""
-
-
 async def source_of(call: Call, place: Where) -> Source:
     """What a file holds, to be read."""
     if place.plain:
         return await open_source(place.word)
-    return Chunks((await files_of(call)).chunks(place.path), place.word)
+    return Contents((await files_of(call)).chunks(place.path), place.word)
 
 
 async def cat(call: Call) -> int:
@@ -299,7 +267,7 @@ async def restore(call: Call) -> int:
 
 WORDS = """\
 A path that begins with /home, /tmp, /output, /proc, /models or /tools is a file of the system; any other, and one below $HOME, is of this
-machine, as in a redirection. host:PATH is of the machine in any case."""
+machine, also in patterns and redirections. host:PATH is of the machine in any case."""
 
 BUILTINS = (
     Builtin(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import llmos
 from llmos.shell.builtins import grep
 from llmos.shell.where import where
 
@@ -119,6 +120,56 @@ async def test_errors_say_what_is_wrong(sh: ShellUnderTest, commands: str, statu
     ran = await sh.run(commands)
     assert ran.status == status
     assert says in ran.err
+
+
+async def test_redirections_and_patterns_reach_files_of_the_system(sh: ShellUnderTest) -> None:
+    Path("b.md").write_text("of the machine\n")
+    ran = await sh.run(
+        "echo one > /home/a.md; echo two >> /home/a.md; cat < /home/a.md; mkdir /home/d; echo 3 > /home/d/c.md; echo > /home/.hidden;"
+        " echo *.md /home/*.md '/home/*.md' /home/*/c.md /home/[d]/ /home/*/none /home/x* host:*.md;"
+        " cat none > /home/err 2>&1; cat /home/err; versions --json /home/a.md;"
+        " echo new > /home/a.md; cat /home/*.md; set -f; echo /home/*.md"
+    )
+    lines = ran.out.splitlines()
+    assert lines[:2] == ["one", "two"]
+    assert lines[2] == f"b.md /home/a.md /home/*.md /home/d/c.md /home/d/ /home/*/none /home/x* host:{Path.cwd()}/b.md"
+    assert lines[3].startswith("llmsh: cat: none: no such file")
+    assert [json.loads(lines[4]), *lines[5:]] == [json.loads(lines[4]), "new", "/home/*.md"]
+    assert (ran.status, ran.err) == (0, "")
+
+
+async def test_a_program_of_the_host_writes_to_a_file_of_the_system(sh: ShellUnderTest) -> None:
+    ran = await sh.run("!printf 'b\\na\\n' > /home/f; !sort < /home/f | tee /home/g; !seq 100000 > /tmp/n; grep -c . /tmp/n")
+    assert (ran.status, ran.out, ran.err) == (0, "a\nb\n100000\n", "")
+
+
+@pytest.mark.parametrize(
+    ("commands", "says"),
+    [
+        ("echo x > /proc/x", "/proc/x: it is read-only"),
+        ("echo x > /home", "it is a folder"),
+        ("cat < /home", "/home: it is a folder"),
+        ("cat < /home/none", "/home/none: there is no such file"),
+        ("echo x > /home/none/a", "no such folder on the way"),
+    ],
+)
+async def test_a_redirection_that_cannot_be_runs_nothing(sh: ShellUnderTest, commands: str, says: str) -> None:
+    ran = await sh.run(commands)
+    assert (ran.status, ran.out) == (1, "")
+    assert says in ran.err
+
+
+async def test_output_that_the_system_does_not_take_is_a_failure(sh: ShellUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = await sh.run("echo before > /home/f")
+    system = await sh.shell.system()
+
+    async def full(path: str, data: str | bytes) -> None:
+        raise llmos.QuotaExceeded("the quota of /home is used up")
+
+    monkeypatch.setattr(system.files, "append", full)
+    ran = await sh.run("echo x > /home/f && echo went on")
+    assert (ran.status, ran.out) == (1, "")
+    assert "the quota of /home is used up" in ran.err
 
 
 async def test_a_file_of_the_machine_is_pointed_to(sh: ShellUnderTest) -> None:

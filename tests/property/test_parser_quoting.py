@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hypothesis import given, settings, strategies as st
 
-from llmos.shell.expansion import Values, expand, expand_text
+from llmos.shell.expansion import Values, expand, expand_text, match
 from llmos.shell.lexer import BadSyntax, Word, lex
 from llmos.shell.parser import parse
 
@@ -17,7 +17,13 @@ shellish = st.text(st.sampled_from("ab c'\"\\$|&;<>(){}#!=?*[]`~12\n\t"), max_si
 
 def arguments(line: str, variables: dict[str, str] | None = None) -> list[str]:
     found = variables or {}
-    return [each for command in parse(line).commands for word in command.words for each in expand(word, Values(found.get))]
+    return [
+        each
+        for command in parse(line).commands
+        for word in command.words
+        for field in expand(word, Values(found.get))
+        for each in match(field)
+    ]
 
 
 @given(st.one_of(st.text(max_size=40), shellish))

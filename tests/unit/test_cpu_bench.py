@@ -11,6 +11,7 @@ from native import CACHE, ISAS
 from tiny import config_json
 
 from llmos.drivers.config import config_from_hf
+from llmos.drivers.cpu.compiler import compile_native
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 OWN = ("client", "workloads", "report", "run", "process", "peers", "progress", "compare", "cpu", "cpu_report", "roofline")
@@ -372,6 +373,13 @@ def test_a_point_of_the_roofline():
     assert one.name == "qkv bf16, 32 rows"
     whole = Roofline("amx", 2, 0.1, ceilings, (one,))
     assert Roofline.from_json(json.loads(json.dumps(whole.as_json()))) == whole
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_functions_compile_for_every_instruction_set(isa):
+    import roofline
+
+    assert compile_native(CACHE, isa, source=str(roofline.SOURCE), extra=(f"-I{roofline.SOURCES}",)).isa == isa
 
 
 @pytest.mark.skipif(not ISAS, reason="the native functions need AVX2")

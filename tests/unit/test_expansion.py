@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from llmos.shell import expansion
-from llmos.shell.expansion import TooManyMatches, Values, expand
+from llmos.shell.expansion import TooManyMatches, Values, expand, match
 from llmos.shell.parser import parse
 
 VARIABLES = {"HOME": "/home/me", "a": "one", "two": "x y", "edges": " x y ", "blank": "  ", "star": "*.md"}
@@ -13,7 +13,7 @@ VARIABLES = {"HOME": "/home/me", "a": "one", "two": "x y", "edges": " x y ", "bl
 
 def arguments(line: str) -> list[str]:
     (command,) = parse(line).commands
-    return [each for word in command.words for each in expand(word, Values(VARIABLES.get))]
+    return [each for word in command.words for field in expand(word, Values(VARIABLES.get)) for each in match(field)]
 
 
 @pytest.mark.parametrize(
