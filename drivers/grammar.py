@@ -42,7 +42,14 @@ GIVE_UP: Final = 2.0
 """Seconds after which a mask comes too late for its reply."""
 JSON: Final[Any] = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ", "lenient": False}
 
+MOST_OF_A_NUMBER: Final = 32
+"""Characters after which a number in JSON goes on only if it must: a float has 17 digits, an integer of 64 bits 19, and small
+models do not stop."""
+OF_NUMBERS: Final = frozenset(b"0123456789.eE+-")
+
 Masks: TypeAlias = tuple[bytes, ...]
+Spot: TypeAlias = tuple[bool, bool, int]
+"""Where in JSON text one is: in a string; behind a backslash there; how long the number is that one is in."""
 
 
 class Vocabulary(Protocol):
@@ -102,6 +109,19 @@ class Wrapped:
         return ids
 
 
+def spot_after(spot: Spot, said: bytes) -> Spot:
+    """Where one is after these bytes more of JSON text."""
+    quoted, escaped, length = spot
+    for byte in said:
+        if quoted:
+            quoted, escaped = escaped or byte != 0x22, byte == 0x5C and not escaped
+        elif byte == 0x22:
+            quoted, length = True, 0
+        else:
+            length = length + 1 if byte in OF_NUMBERS else 0
+    return quoted, escaped, length
+
+
 class Constraint:
     """The grammar of one burst, and how far it has come. Implements `Grammar` of kernel/device.py.
 
@@ -109,10 +129,12 @@ class Constraint:
     question waits for the answer to the last.
     """
 
-    def __init__(self, grammars: Grammars, fresh: llguidance.LLMatcher) -> None:
+    def __init__(self, grammars: Grammars, kind: Kind, fresh: llguidance.LLMatcher) -> None:
         self._grammars, self._fresh = grammars, fresh
         self._matcher = fresh.deep_copy()
         self._consumed: list[int] = []
+        self._spots: list[Spot] | None = [(False, False, 0)] if kind == "schema" else None
+        """Before each token of JSON, and after the last."""
         self._wanted: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
         self._asked: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
         self._answer: Future[Masks] | None = None
@@ -165,6 +187,8 @@ class Constraint:
         if keep < len(self._consumed) and not self._matcher.rollback(len(self._consumed) - keep):
             self._matcher, keep = self._fresh.deep_copy(), 0
         del self._consumed[keep:]
+        if self._spots is not None:
+            del self._spots[keep + 1 :]
         for token in said[keep:]:
             self._consume(token)
 
@@ -172,6 +196,8 @@ class Constraint:
         if not self._matcher.consume_token(token):
             raise _complaint(self._matcher)
         self._consumed.append(token)
+        if self._spots is not None:
+            self._spots.append(spot_after(self._spots[-1], self._grammars.tokens[token]))
 
     def _mask(self) -> bytes:
         raw = self._matcher.compute_bitmask()
@@ -181,6 +207,9 @@ class Constraint:
         mask = raw[:size].ljust(size, b"\0")
         if mask == self._grammars.nothing:
             raise InvalidArgument("no token of this model can go on with the grammar: its vocabulary lacks a character that must come")
+        if self._spots is not None and self._spots[-1][2] >= MOST_OF_A_NUMBER:
+            shorter = self._grammars.without_numbers(mask)
+            return mask if shorter == self._grammars.nothing else shorter
         return mask
 
 
@@ -195,6 +224,9 @@ class Grammars:
         self._lock, self._compiling = Lock(), Lock()
         """Of what is kept, for an instant; and of compiling, for seconds. What is kept already waits for nobody's slow grammar."""
         self.stop_ids = text.stop_ids
+        self.tokens: Sequence[bytes] = ()
+        """What each adds to a text, from the first compiled grammar on."""
+        self._no_numbers: int | None = None
         self.mask_bytes = (vocabulary + 7) // 8
         self.nothing = bytes(self.mask_bytes)
         self.threads = ThreadPoolExecutor(THREADS, thread_name_prefix="llmos-grammar")
@@ -209,7 +241,14 @@ class Grammars:
                 if found is None:
                     found = self._compile(kind, source)
                     self._keep(key, found)
-        return Constraint(self, found)
+        return Constraint(self, kind, found)
+
+    def without_numbers(self, mask: bytes) -> bytes:
+        """A mask without the tokens that do nothing but go on with a number."""
+        if self._no_numbers is None:
+            numbers = sum(1 << token for token, said in enumerate(self.tokens) if said and OF_NUMBERS.issuperset(said))
+            self._no_numbers = ~numbers
+        return (int.from_bytes(mask, "little") & self._no_numbers).to_bytes(self.mask_bytes, "little")
 
     def _recall(self, key: bytes) -> llguidance.LLMatcher | None:
         with self._lock:
@@ -234,6 +273,7 @@ class Grammars:
                 if not self.stop_ids:
                     raise NotSupported("this model has no token that ends a text, and so cannot end a reply that must have a form")
                 wrapped = Wrapped(self._text, self._vocabulary)
+                self.tokens = wrapped.tokens
                 self._tokenizer = llguidance.LLTokenizer(wrapped, eos_token=sorted(self.stop_ids))  # type: ignore[arg-type]  # it is looked at, not its class
             matcher = llguidance.LLMatcher(self._tokenizer, grammar, log_level=0, limits=llguidance.LLParserLimits(**LIMITS))
             if matcher.is_error():

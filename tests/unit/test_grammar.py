@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from llmos.drivers import grammar
 from llmos.drivers.dummy_text import END, DummyText
 from llmos.drivers.grammar import KEPT, Constraint, Grammars
 from llmos.drivers.judge import Judge
@@ -74,6 +75,27 @@ def test_guesses_up_to_the_first_that_cannot_be(grammars: Grammars) -> None:
     assert [allowed(mask) for mask in found] == [chars("b"), chars("c"), chars("c"), chars("c")]
     assert [allowed(mask) for mask in masks(constraint, b"a", b"bc")] == [chars("b"), chars("c"), {*chars("d"), END}]
     assert [allowed(mask) for mask in masks(constraint, b"abc", [END, 5])] == [{*chars("d"), END}] * 3
+
+
+def test_a_number_ends_some_time(grammars: Grammars, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small models write digits without end; but what must be long may be."""
+    constraint = grammars.compile("schema", json.dumps({"type": "array", "items": {"type": "number"}}))
+    for begun, until in (("[", 32), ("[-0.", 29), ("[12, ", 32), ("[1e+", 29)):
+        said = begun
+        while "7" in map(chr, next_ids(constraint, said) - {END}):
+            said += "7"
+            assert len(said) < 100
+        assert said == begun + "7" * until
+        assert next_ids(constraint, said) == chars(",]"), said
+        assert next_ids(constraint, said + ", ") == chars("-0123456789")  # the next begins anew
+    assert chars("7") < next_ids(constraint, "[" + "7" * 31)  # after going back
+    text = grammars.compile("schema", json.dumps({"type": "string"}))
+    for said in ('"' + "7" * 50, '"\\"' + "7" * 50, '"\\\\' + "7" * 50):
+        assert chars("7") < next_ids(text, said)
+    assert chars("7") < next_ids(grammars.compile("regex", "7*"), "7" * 50)
+    monkeypatch.setattr(grammar, "MOST_OF_A_NUMBER", 3)
+    long = grammars.compile("schema", json.dumps({"type": "integer", "minimum": 1_000_000, "maximum": 9_000_000}))
+    assert next_ids(long, "1000") == chars("0123456789")
 
 
 def test_json_is_compact_and_ends(grammars: Grammars) -> None:
