@@ -9,6 +9,9 @@
     call        = true                            the first reply of a turn is held to a call of one of these tools
     capabilities = ["llm:*", "file:r:/home/*"]    what it may do, as far as who spawns it may
     [[examples]]    input, output: turns that come before the first
+    [output_schema] a JSON schema that every reply is held to; also the path of one, or "given": by who spawns it
+    [input_schema]  a JSON schema that the input must fit
+    each        = "chat"                          a child with this agent for each line of the input, in place of turns
     [limits]    tokens, pages, wall_seconds, children, tool_calls, tool_seconds, cost
     [sampling]  max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, stop
 
@@ -21,7 +24,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -29,10 +32,14 @@ from typing import Any
 from llmos.syscalls.abi import BadFormat, InvalidArgument, Limits, NotFound
 
 from .agentnames import SHIPPED, is_file, names
+from .arguments import schema_text
 from .builtin import NAMES as BUILT_IN
 
 MAX_BYTES = 1 << 20
 """Longest agent file that is read."""
+GIVEN = "given"
+"""In place of a schema: whoever spawns the agent gives one."""
+_HOLES = re.compile(r"\{(input|schema)\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +72,17 @@ class AgentFile:
     limits: Limits = field(default_factory=Limits)
     sampling: dict[str, Any] = field(default_factory=dict)
     """Arguments of generate."""
+    output_schema: str | None = None
+    """JSON schema, as text, that every reply is held to; or GIVEN."""
+    input_schema: str | None = None
+    """JSON schema, as text, that the input of a turn must fit as JSON."""
+    each: str | None = None
+    """The agent that each line of the input is put to, in a child of its own; this one generates nothing."""
     path: str | None = None
+
+    def asked(self, text: str) -> str:
+        """What the model is asked in a turn, with this input."""
+        return _HOLES.sub(lambda hole: text if hole[1] == "input" else self.output_schema or "", self.prompt)
 
     @property
     def offered(self) -> list[str]:
@@ -91,12 +108,17 @@ def parse(text: str, name: str, source: str) -> AgentFile:
             return _as_written(raw, name, source)
         except (TypeError, KeyError, AttributeError):  # somebody changed it; they are told below where it is wrong
             pass
-    from .agentkeys import checked, line_of  # pydantic takes 0.2 s to import
+    from .agentkeys import checked, line_of, schema_of  # pydantic takes 0.2 s to import
 
     found = checked(raw, text, source)
     for hole in re.findall(r"\{(\w{1,32})\}", found.prompt):
-        if hole != "input" and get_close_matches(hole, ["input"]):
-            raise BadFormat(f"{source}, line {line_of(text, ('prompt',))}: prompt has {{{hole}}}; did you mean {{input}}?")
+        near = get_close_matches(hole, ["input", "schema"])
+        if hole not in ("input", "schema") and near:
+            raise BadFormat(f"{source}, line {line_of(text, ('prompt',))}: prompt has {{{hole}}}; did you mean {{{near[0]}}}?")
+    schemas = {key: schema_of(getattr(found, key), key, source, line_of(text, (key,))) for key in ("output_schema", "input_schema")}
+    if schemas["output_schema"] is not None and found.tools:
+        line = line_of(text, ("output_schema",))
+        raise BadFormat(f"{source}, line {line}: a reply that may call tools cannot be held to output_schema: leave out one of them")
     return AgentFile(
         name=found.name or name,
         description=found.description,
@@ -115,8 +137,25 @@ def parse(text: str, name: str, source: str) -> AgentFile:
         examples=tuple((each.input, each.output) for each in found.examples),
         limits=found.limits.to_limits(),
         sampling={key: getattr(found.sampling, key) for key in found.sampling.model_fields_set},
+        each=found.each,
+        **schemas,
         path=source,
     )
+
+
+def with_schema(program: Any, schema: Any) -> Any:
+    """An agent whose replies are held to a schema that was given with its spawn, if one was. Raises InvalidArgument."""
+    if isinstance(program, AgentFile) and schema is None and program.output_schema == GIVEN:
+        raise InvalidArgument(
+            f"the agent {program.name} writes JSON of a schema that must be given: spawn(..., schema=...), or in llmsh spawn --schema FILE"
+        )
+    if schema is None:
+        return program
+    if not isinstance(program, AgentFile):
+        raise InvalidArgument("a schema is for agents: give a program what it needs as arguments")
+    if program.tools:
+        raise InvalidArgument(f"the agent {program.name} may call tools, so its replies cannot be held to a schema")
+    return replace(program, output_schema=schema_text(schema, "schema"))
 
 
 def _as_written(raw: dict[str, Any], name: str, source: str) -> AgentFile:

@@ -5,8 +5,10 @@ Apart from agentfile.py because a file is checked by pydantic, which a program t
 
 from __future__ import annotations
 
+import json
 import re
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
@@ -26,7 +28,9 @@ from llmos.syscalls.abi import (
     param,
     refusal,
 )
+from llmos.syscalls.schema import Schema
 
+from .agentfile import GIVEN
 from .builtin import NAMES, PREFIX
 
 MOST_MISTAKES = 20
@@ -69,6 +73,9 @@ class Keys(Arguments):
     rounds: Annotated[int, Field(ge=1, le=1_000)] = 8
     limits: LimitsArguments = LimitsArguments()
     sampling: Sampled = Sampled()
+    output_schema: dict[str, Any] | Annotated[str, Field(max_length=param.MAX_FILE_PATH)] | None = None
+    input_schema: dict[str, Any] | Annotated[str, Field(max_length=param.MAX_FILE_PATH)] | None = None
+    each: Name | None = None
 
 
 def checked(raw: dict[str, Any], text: str, source: str) -> Keys:
@@ -78,6 +85,28 @@ def checked(raw: dict[str, Any], text: str, source: str) -> Keys:
     except ValidationError as error:
         wrong = [(line_of(text, each["loc"]), _wrong(each)) for each in error.errors(include_url=False)[:MOST_MISTAKES]]
         raise BadFormat("\n".join(f"{source}, line {line}: {what}" for line, what in sorted(wrong))) from None
+
+
+def schema_of(given: dict[str, Any] | str | None, key: str, source: str, line: int) -> str | None:
+    """A JSON schema, as text, from a table, or the path of a file beside the agent's. Raises BadFormat."""
+    if given is None or (given == GIVEN and key == "output_schema"):
+        return given
+    try:
+        if isinstance(given, str):
+            with (Path(source).parent / Path(given).expanduser()).open("rb") as file:
+                text = file.read(param.MAX_SCHEMA * 4 + 1).decode()
+        else:
+            text = json.dumps(given, allow_nan=False)
+        if len(text) > param.MAX_SCHEMA:
+            raise ValueError(f"it is longer than {param.MAX_SCHEMA} characters")
+        wrong = Schema(key, text).problem()
+    except OSError as error:
+        wrong = f"{given} cannot be read: {error.strerror}"
+    except (TypeError, ValueError, RuntimeError) as error:
+        wrong = str(error)
+    if wrong:
+        raise BadFormat(f"{source}, line {line}: {key} is no JSON schema: {wrong}")
+    return text
 
 
 def _keys(section: tuple[str | int, ...]) -> list[str]:

@@ -22,7 +22,9 @@ PREFIX: Final = "llmos."
 MAX_SHOWN: Final = 4_000
 """Characters of a file, or of a list, that a model is given."""
 MAX_ENTRIES: Final = 200
-"""Files of a folder that are listed, or searched."""
+"""Files of a folder that are listed, or searched in it and below."""
+MAX_DEPTH: Final = 8
+"""Folders in each other that are searched."""
 MAX_SEARCHED: Final = 1 << 20
 """Bytes of a file; a longer one is not searched."""
 
@@ -56,15 +58,20 @@ async def _search(me: Process, path: str, words: str) -> str:
         raise InvalidArgument("words must not be empty")
     found: list[str] = []
     seen = 0
-    async for entry in me.files.entries(path):
-        seen += 1
-        if seen > MAX_ENTRIES:
-            found.append("... and files that were not searched")
-            break
-        if entry.kind != "file" or entry.size > MAX_SEARCHED:
-            continue
-        text = (await me.files.read(f"{path.rstrip('/')}/{entry.name}")).decode(errors="replace")
-        found += [f"{entry.name}:{n}: {line[:200]}" for n, line in enumerate(text.splitlines(), 1) if words.lower() in line.lower()]
+    folders = [""]
+    """Below `path`, with a slash at the end; those that are found are searched after the files beside them."""
+    for folder in folders:
+        async for entry in me.files.entries(f"{path.rstrip('/')}/{folder}"):
+            seen += 1
+            if seen > MAX_ENTRIES:
+                return "\n".join([*found, "... and files that were not searched"])
+            name = folder + entry.name
+            if entry.kind == "folder" and name.count("/") < MAX_DEPTH:
+                folders.append(f"{name}/")
+            if entry.kind != "file" or entry.size > MAX_SEARCHED:
+                continue
+            text = (await me.files.read(f"{path.rstrip('/')}/{name}")).decode(errors="replace")
+            found += [f"{name}:{n}: {line[:200]}" for n, line in enumerate(text.splitlines(), 1) if words.lower() in line.lower()]
     return "\n".join(found) or "no line has these words"
 
 
@@ -77,12 +84,16 @@ _WORDS: Final = {"type": "string", "maxLength": 200}
 _TOOLS: Final[dict[str, tuple[str, dict[str, Any], Callable[..., Awaitable[str]]]]] = {
     "llmos.calculate": (
         "Computes an expression of numbers, + - * / // % ** and parentheses.",
-        _schema(expression={"type": "string", "pattern": "^[0-9][-+*/%(). 0-9]{0,99}$"}),
+        _schema(expression={"type": "string", "pattern": "^[-(0-9][-+*/%(). 0-9]{0,99}$"}),
         _calculate,
     ),
     "llmos.list_files": ("Lists the files of a folder.", _schema(path=_PATH), _list),
     "llmos.read_file": ("Reads a file.", _schema(path=_PATH), _read),
-    "llmos.search_files": ("Finds lines with these words in the files of a folder.", _schema(path=_PATH, words=_WORDS), _search),
+    "llmos.search_files": (
+        "Finds lines with these words in the files of a folder and those below it.",
+        _schema(path=_PATH, words=_WORDS),
+        _search,
+    ),
 }
 NAMES: Final = tuple(_TOOLS)
 

@@ -1,6 +1,6 @@
 """Prompt programs: the interpreter of agent files.
 
-    OPEN --context--> READ --input--> REPLY --written--> READ ... END        a turn is READ and REPLY
+    OPEN --context--> READ --input--> REPLY --written--> READ ... END        a turn is READ and REPLY; see fanout.py for `each`
                                       |  ^
                        calls of tools +--+ at most `rounds` times
 
@@ -22,12 +22,14 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.to_thread
 
-from llmos.syscalls.abi import NotFound, ToolInfo, TooLong, param
+from llmos.syscalls.abi import NotFound, Reply, ToolInfo, TooLong, param
 
 from . import builtin
 from .agentfile import AgentFile
 from .context import Context
+from .fanout import fan_out
 from .toolcalls import Screen, calls_in, tools_prompt
 from .toolloop import ENOUGH, results_of, unwrapped
 
@@ -88,6 +90,10 @@ class State:
 async def interpret(me: Process, state: State) -> None:
     """Run a prompt program from wherever its state says it is, to its end."""
     agent = state.agent
+    if agent.each is not None:
+        if failed := await unwrapped(fan_out(me, state)):
+            raise SystemExit(f"{failed} of the lines failed")
+        return
     tools = await _tools(me, agent)
     context: Context | None = None
     if state.context is not None:
@@ -98,7 +104,7 @@ async def interpret(me: Process, state: State) -> None:
             system = "\n\n".join(filter(None, (tools_prompt(tools), agent.system))) if tools else agent.system
             context = await me.open(system=system, model=state.model or agent.model)
             if agent.examples:
-                turns = [(agent.prompt.replace("{input}", asked), said) for asked, said in agent.examples]
+                turns = [(agent.asked(asked), said) for asked, said in agent.examples]
                 roles = [[{"role": "user", "content": asked}, {"role": "assistant", "content": said}] for asked, said in turns]
                 await context.append(messages=[message for pair in roles for message in pair])
             await _mark(context, state)
@@ -108,6 +114,8 @@ async def interpret(me: Process, state: State) -> None:
             if text is None:
                 state.stage = Stage.END
             else:
+                if agent.input_schema is not None:
+                    await anyio.to_thread.run_sync(_demand_fit, agent, text)
                 state.text, state.stage = text, Stage.REPLY
         else:
             await _reply(me, context, state, tools)
@@ -138,6 +146,14 @@ async def _input(me: Process, state: State) -> str | None:
         if line.strip():
             return line.removesuffix("\n")
     return None
+
+
+def _demand_fit(agent: AgentFile, text: str) -> None:
+    """Raises InvalidArgument for an input that is no JSON, or not what the agent's schema says. May be slow."""
+    from llmos.syscalls.schema import Schema, parse  # few agents need it
+
+    what = f"the input of {agent.name}"
+    Schema(what, agent.input_schema or "").fit(parse(text, what))
 
 
 async def _whole(me: Process) -> str:
@@ -176,6 +192,9 @@ async def _tools(me: Process, agent: AgentFile) -> list[ToolInfo]:
 async def _reply(me: Process, context: Context, state: State, tools: list[ToolInfo]) -> None:
     """This turn's reply; with tools, the calls that it asks for and the reply after them."""
     names = {tool.name for tool in tools}
+    if state.agent.output_schema is not None:
+        await _form(me, context, state, state.agent.output_schema)
+        return
     while True:
         more: dict[str, Any] = {}
         info = await context.info()
@@ -194,17 +213,32 @@ async def _reply(me: Process, context: Context, state: State, tools: list[ToolIn
         state.asked, state.asked_at, state.rounds = text, (await context.info()).messages, state.rounds + 1
 
 
+async def _form(me: Process, context: Context, state: State, schema: str) -> None:
+    """A reply that is JSON of a schema, in a line. What did not become whole is not written. Raises TooLong."""
+    reply = await _held(context, state, schema=schema)
+    if reply.reason == "length":
+        raise TooLong(
+            f"the reply took all of its {reply.usage.tokens} tokens before its JSON was whole: give the agent more max_tokens, "
+            "or the schema bounds (maxLength, maxItems)"
+        )
+    if reply.reason == "stop":
+        await me.write(reply.text)
+
+
 async def _call(context: Context, state: State, tools: list[ToolInfo]) -> str:
-    """A reply that is a call of a tool. A twin begins one that was under way anew: half of a form cannot be gone on with."""
+    """A reply that is a call of a tool."""
+    return (await _held(context, state, tools={tool.name: json.loads(tool.schema) for tool in tools})).text
+
+
+async def _held(context: Context, state: State, **form: Any) -> Reply:
+    """A reply that is held to a form. A twin begins one that was under way anew: half of a form cannot be gone on with."""
     info = await context.info()
     if info.messages != state.messages:
         await context.truncate(state.length)
     arguments: dict[str, Any] = dict(state.agent.sampling)
     if arguments.get("seed") is not None:
         arguments["seed"] = (arguments["seed"] + state.copies) % 2**63
-    schemas = {tool.name: json.loads(tool.schema) for tool in tools}
-    user = state.agent.prompt.replace("{input}", state.text)
-    return (await context.generate(user=user, tools=schemas, **arguments)).text
+    return await context.generate(user=state.agent.asked(state.text), **form, **arguments)
 
 
 async def _generate(me: Process, context: Context, state: State, names: set[str], more: dict[str, Any]) -> str:
@@ -217,7 +251,7 @@ async def _generate(me: Process, context: Context, state: State, names: set[str]
     if more:
         pass  # what the tools gave
     elif info.messages == state.messages:
-        arguments["user"] = state.agent.prompt.replace("{input}", state.text)
+        arguments["user"] = state.agent.asked(state.text)
     elif info.reply is None:
         return ""  # the reply was complete when the copy was made
     else:

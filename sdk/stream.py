@@ -208,3 +208,16 @@ class Writer(End):
         """A second handle on this end: readers see the end of the file when both are closed."""
         await self._share()
         return Writer(self._port, self.pid, self.pipe)
+
+
+def ends_of(stdin: object, stdout: object, stderr: object) -> dict[str, Reader | Writer]:
+    """The ends of pipes among what was given for a child's streams."""
+    ends: dict[str, Reader | Writer] = {}
+    if isinstance(stdin, Reader):
+        ends["stdin"] = stdin
+    for key, end in (("stdout", stdout), ("stderr", stderr)):
+        if isinstance(end, Writer):
+            ends[key] = end
+        elif end is not None:
+            raise InvalidArgument(f"{key} must be the write end of a pipe, not a {type(end).__name__}; make one with pipe()")
+    return ends

@@ -47,7 +47,7 @@ from .offer import ToolCalls
 from .port import Port, ignore
 from .program import Attached, Programs
 from .reference import function_of, is_async, is_reference, name_of
-from .stream import Reader, Writer
+from .stream import Reader, Writer, ends_of
 from .talk import Talk
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ class System(Talk, ToolCalls):
         detached: bool = False,
         memory: int | None = None,
         cpu_seconds: int | None = None,
+        schema: Any = None,
     ) -> Child:
         """Run a program in a child process.
 
@@ -102,14 +103,15 @@ class System(Talk, ToolCalls):
 
         What is not said is as the agent's file says, else inherited. `stdin` is text to read, or the read end of a pipe;
         `stdout` and `stderr` may be write ends; ends that are given away are closed here. The child has a subset of one's own
-        capabilities, and may call `tools`, by name, besides.
+        capabilities, and may call `tools`, by name, besides. Every reply of an agent is JSON of `schema` (text, dict, or a pydantic
+        model's class), if one is given, or its file has one.
         Raises NotFound for an agent that does not exist, NotPermitted, QuotaExceeded, TryAgain.
         """
-        resolved = await self._resolve(program)
+        resolved = agentfile.with_schema(await self._resolve(program), schema)
         job = self._job(resolved, args, detached, memory, cpu_seconds)
         agent = resolved if isinstance(resolved, AgentFile) else None
         text = None if stdin is None or isinstance(stdin, Reader) else encoded(stdin, "stdin")
-        ends = _ends(stdin, stdout, stderr)
+        ends = ends_of(stdin, stdout, stderr)
         demand_name(model, "model")
         given = None if agent is None else words_of(args)
         if limits is None:
@@ -215,7 +217,7 @@ class System(Talk, ToolCalls):
 
     def _interpret(self, state: prompt.State, streams: Spawned, name: str) -> None:
         me, attached = self._attach(streams, name, state.model, ())
-        attached.state, attached.plain = state, True
+        attached.state, attached.plain = None if state.agent.each else state, True
         self._programs.start(attached, partial(prompt.interpret, me, state))
 
     def _attach(self, streams: Spawned, name: str, model: str | None, args: tuple[Any, ...]) -> tuple[Process, Attached]:
@@ -248,8 +250,8 @@ class System(Talk, ToolCalls):
             raise NoSuchProcess(f"no program runs here as pid {pid}; see ps")
         if attached.state is None:
             raise NotSupported(
-                f"pid {pid} ({attached.name}) is a Python function and its variables cannot be copied while it runs; "
-                "agents (prompt programs) can be forked, and so can contexts"
+                f"pid {pid} ({attached.name}) is a Python function, or has children of its own, and cannot be copied while it "
+                "runs; other agents (prompt programs) can be forked, and so can contexts"
             )
         snapshot = attached.state.snapshot()  # as the call leaves: the port keeps calls in order, see prompt.py
         forked: Forked = await self._port.claim(self.pid, "fork", {"pid": pid, "name": name}, lambda late: self._take_back(late.streams))
@@ -376,19 +378,6 @@ class System(Talk, ToolCalls):
     async def agents(self) -> list[str]:
         """Names of the agents that spawn finds."""
         return await anyio.to_thread.run_sync(agentnames.names, self._folders)
-
-
-def _ends(stdin: object, stdout: object, stderr: object) -> dict[str, Reader | Writer]:
-    """The ends of pipes among what was given for a child's streams."""
-    ends: dict[str, Reader | Writer] = {}
-    if isinstance(stdin, Reader):
-        ends["stdin"] = stdin
-    for key, end in (("stdout", stdout), ("stderr", stderr)):
-        if isinstance(end, Writer):
-            ends[key] = end
-        elif end is not None:
-            raise InvalidArgument(f"{key} must be the write end of a pipe, not a {type(end).__name__}; make one with pipe()")
-    return ends
 
 
 def _name(program: Any) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import anyio
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 ROUNDS = 8
 """Replies that may ask for tools, of one answer."""
+T = TypeVar("T")
 TOLD = (BadFormat, InvalidArgument, NotFound, NotPermitted, TooLong, TryAgain)
 """Faults of a call that its model may do better about."""
 ENOUGH = "No more calls can be made. Answer now, in plain words."
@@ -64,7 +65,7 @@ def _response(name: str, text: str, *, is_error: bool) -> str:
     return f"<tool_response>\n{about}\n{inner}\n</tool_response>"
 
 
-async def unwrapped(calls: Awaitable[list[dict[str, str]]]) -> list[dict[str, str]]:
+async def unwrapped(calls: Awaitable[T]) -> T:
     """Without the group that a task group makes of one fault."""
     try:
         return await calls

@@ -1,6 +1,6 @@
 """What Tab proposes, from the words before the cursor. The prompt never waits for it, and it never fails.
 
-    commands  aliases    at the start of a command          agents, models, classes    after spawn, ask and their options
+    commands  aliases    at the start of a command          agents, models, classes    after spawn, map, ask and their options
     pids      jobs       kill nice explain fork wait ...    pages                      after man, help
     $NAMES    settings   $ set unset export                 paths                      everywhere else
 
@@ -94,11 +94,11 @@ class ShellCompleter(Completer):
     async def _of_names(self, command: str, before: str, words: list[str], current: str) -> list[Proposal] | None:
         """Where a name of something is wanted; None where a path may stand."""
         shell = self._shell
-        if command in ("spawn", "ask") and before in ("-m", "--model"):
+        if command in ("spawn", "ask", "map") and before in ("-m", "--model"):
             return await self._models.get()
-        if command == "spawn" and before in ("-c", "--class"):
+        if command in ("spawn", "map") and before in ("-c", "--class"):
             return [(f"{name} ", "") for name in CLASSES]
-        if command == "spawn" and len(words) == 1 and "/" not in current:
+        if command in ("spawn", "map") and len(words) == 1 and "/" not in current:
             return await self._agents.get() or await self._paths(current)
         if command == "help":
             return [(f"{name} ", builtin.summary) for name, builtin in sorted(shell.builtins.items())]

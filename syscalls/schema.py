@@ -43,16 +43,24 @@ class Schema:
         """What is wrong with the schema itself, once that is known."""
         self._lock = Lock()
 
+    def problem(self) -> str:
+        """What is wrong with the schema itself; nothing if it is one."""
+        with self._lock:
+            if self._validator is None and not self.wrong:
+                self._read()
+        return self.wrong
+
     def check(self, arguments: str) -> None:
         """Raises InvalidArgument if the arguments do not fit; BadFormat if the schema is none."""
         value = parse(arguments, "the arguments")
         if type(value) is not dict:
             raise InvalidArgument(f"{self.tool}: the arguments must be a JSON object, not {_kind(value)}")
-        with self._lock:
-            if self._validator is None and not self.wrong:
-                self._read()
-        if self.wrong:
-            raise BadFormat(f"the schema of {self.tool} is wrong, so it cannot be called: {self.wrong}; tell who offers it")
+        self.fit(value)
+
+    def fit(self, value: Any) -> None:
+        """Raises InvalidArgument if a value does not fit; BadFormat if the schema is none."""
+        if self.problem():
+            raise BadFormat(f"the schema of {self.tool} is wrong, so it cannot be used: {self.wrong}; tell who offers it")
         token = _LEFT.set([param.MAX_TOOL_CHECKS])
         try:
             error = next(self._validator.iter_errors(value), None)

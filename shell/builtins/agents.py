@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import llmos
@@ -9,6 +11,7 @@ import llmos
 from ..attend import attend
 from ..streams import Source
 from .call import MOST_DIGITS, Builtin, Call, Refused, Usage, nice_value, number, options
+from .files import meant, source_of
 
 if TYPE_CHECKING:
     from llmos import Child
@@ -18,8 +21,10 @@ MOST_CHARACTERS = 4 << 20
 """Longest question; the system takes no longer text in one piece."""
 CLASSES = ("interactive", "normal", "batch", "idle")
 CAN = "--can"
+SCHEMA = "--schema"
+MAP = "map"
 LONG = {"-n": "--nice", "-c": "--class", "-m": "--model"}
-VALUES = ("--name", "--nice", "--class", "--model", "--tokens", "--pages", "--seconds", "--children", "--cost", CAN, *LONG)
+VALUES = ("--name", "--nice", "--class", "--model", "--tokens", "--pages", "--seconds", "--children", "--cost", CAN, SCHEMA, *LONG)
 
 
 async def spawn(call: Call) -> int:
@@ -30,8 +35,24 @@ async def spawn(call: Call) -> int:
     return await run_agent(call, words[0], " ".join(words[1:]), given)
 
 
+async def map_lines(call: Call) -> int:
+    found, words = options(call.args, values=VALUES)
+    given = {LONG.get(name, name): value for name, value in found.items()}
+    if len(words) > 1:
+        raise Usage(f"one agent for every line, not {len(words)}: what they are told is a line of the input")
+    system = await call.system()
+    try:
+        agent = await system.agent(MAP)
+        if words:
+            agent = replace(agent, each=words[0])
+        await system.agent(agent.each or "")
+    except llmos.Fault as fault:
+        raise _cannot_run(fault) from None
+    return await run_agent(call, agent, "", given)
+
+
 async def ask(call: Call) -> int:
-    found, words = options(call.args, values=("--model", "-m"))
+    found, words = options(call.args, values=("--model", "-m", SCHEMA))
     given = {LONG.get(name, name): value for name, value in found.items()}
     question = " ".join(words)
     if call.redirected:
@@ -42,7 +63,7 @@ async def ask(call: Call) -> int:
     return await run_agent(call, CHAT, question, given)
 
 
-async def run_agent(call: Call, agent: str, text: str, given: dict[str, str]) -> int:
+async def run_agent(call: Call, agent: str | llmos.AgentFile, text: str, given: dict[str, str]) -> int:
     """Run an agent to its end on the streams of `call`. What it is told and what it reads are one text, in that order."""
     cls = given.get("--class")
     if cls is not None and cls not in CLASSES:
@@ -57,6 +78,7 @@ async def run_agent(call: Call, agent: str, text: str, given: dict[str, str]) ->
             children=_count(given, "--children"),
             cost=_amount(given, "--cost", "sum of money"),
         )
+    schema = await _schema(call, given[SCHEMA]) if SCHEMA in given else None
     system = await call.system()
     await call.shell.model_loaded(call.job)
     stdin: Source | None = None
@@ -70,17 +92,35 @@ async def run_agent(call: Call, agent: str, text: str, given: dict[str, str]) ->
     async def start() -> Child:
         name, model = given.get("--name"), given.get("--model")
         can = given[CAN].split(",") if CAN in given else None
-        child = await system.spawn(agent, *words, name=name, nice=nice, cls=cls, limits=limits, capabilities=can, model=model)
+        child = await system.spawn(
+            agent, *words, name=name, nice=nice, cls=cls, limits=limits, capabilities=can, model=model, schema=schema
+        )
         if typed:
             await call.complain("reads what you type: Ctrl-D ends its input")
         return child
 
     try:
         return await attend(call.job, start, stdin, call.stdout, call.stderr, call.shell)
-    except llmos.NotFound as missing:
-        raise Refused(str(missing), 127) from None
-    except llmos.BadFormat as bad:
-        raise Refused(str(bad), 126) from None
+    except (llmos.NotFound, llmos.BadFormat) as fault:
+        raise _cannot_run(fault) from None
+
+
+def _cannot_run(fault: llmos.Fault) -> Refused:
+    return Refused(str(fault), {llmos.NotFound: 127, llmos.BadFormat: 126}.get(type(fault), 1))
+
+
+async def _schema(call: Call, word: str) -> str:
+    """The text of a file with a JSON schema. Raises Refused for what is no JSON."""
+    source = await source_of(call, meant(call, [word])[0])
+    try:
+        text = await _whole(source)
+    finally:
+        source.close()
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Refused(f"{word}: it is no JSON, and so no schema: {error}", 126) from None
+    return text
 
 
 class _Told:
@@ -137,25 +177,40 @@ BUILTINS = (
             "spawn summarise 'The sun rose. It was warm.'",
             "cat notes.txt | spawn summarise | spawn chat",
             "spawn --class batch --nice 10 --tokens 2000 summarise < long.txt",
+            "spawn --schema person.json extract 'Anna is 34 and lives in Oslo.'",
         ),
         spawn,
         """\
 An agent is a file agents/AGENT.toml of this directory, of the home of llmos, or one that comes with it: chat talks with you,
-summarise writes a summary. The default model is very small: check what it summarises, since it makes things up.
+summarise writes a summary, extract writes what a text says as JSON, calculator calculates, files looks into /home. The default model
+is very small: check what it says, since it makes things up.
   -n, --nice VALUE     from -20 (served most) to 19 (served least)
   -c, --class CLASS    interactive, normal, batch or idle
   -m, --model NAME     a model that `models` shows
   --tokens N --pages N --seconds N --children N    limits: passing one ends the process
   --cost X             a limit too: money for remote models, counted at the prices they were added with
+  --schema FILE        its replies are JSON of this JSON schema; extract wants one
   --can CAPABILITY,... what it may do, such as llm:*,tool:add; with ask: before one you are asked each time: see approvals
   --name NAME          what ps calls it""",
         uses_model=True,
     ),
     Builtin(
+        "map",
+        "map [OPTION]... [AGENT] [< FILE] [> FILE] [&]",
+        "put every line of the input to an agent of its own, chat if none is named",
+        ("map summarise < paragraphs.txt", "ls notes | map --class batch > lines.txt", "map --schema person.json extract < people.txt"),
+        map_lines,
+        """\
+Several run at once: 4 in the class interactive, 8 in normal, 32 in batch, 8 in idle. What they write comes in the order of the
+lines, and ends with a newline. Blank lines are left out. Where one fails an error says which line, its output is an empty line, and the
+status is 1 in the end; the others go on. The options are those of spawn.""",
+        uses_model=True,
+    ),
+    Builtin(
         "ask",
-        "ask [--model NAME] TEXT... [< FILE]",
+        "ask [--model NAME] [--schema FILE] TEXT... [< FILE]",
         "put one question to the chat agent",
-        ("ask What is the capital of France?", "ask 'Who wrote this?' < letter.txt"),
+        ("ask What is the capital of France?", "ask 'Who wrote this?' < letter.txt", "ask --schema city.json Name a city in Norway."),
         ask,
         "A line that is no command goes to the chat agent too, in one long conversation; ask starts from nothing.",
         uses_model=True,

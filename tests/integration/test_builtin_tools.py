@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import anyio
 import pytest
 
 import llmos
@@ -89,3 +90,36 @@ async def test_examples_come_before_the_first_turn(system: llmos.System, script:
     child = await system.spawn(agent, "four")
     assert await child.stdout.read() == "4\n"
     assert appended[:5] == ["Say two", "2", "Say three", "3", "Say four"]
+
+
+async def test_a_forced_call_that_is_under_way_can_be_forked(system: llmos.System) -> None:
+    sums = llmos.AgentFile("sums", tools=("llmos.calculate",), call=True, rounds=1, sampling={"max_tokens": 300})
+    for attempt in range(20):
+        child = await system.spawn(sums, f"What is {attempt} + 1?")
+        while (await system.explain(child.pid)).decode_tokens < 10:
+            await anyio.sleep(0)
+        try:
+            twin = await system.fork(child.pid)
+        except llmos.NoSuchProcess:
+            continue  # it was quick
+        texts = [await each.stdout.read() for each in (child, twin)]
+        assert [(await each.wait()).error for each in (child, twin)] == [None, None]
+        assert texts[0] == texts[1]  # greedy, and the same question
+        return
+    raise AssertionError("no fork was made in time")
+
+
+async def test_a_search_looks_into_folders_below(system: llmos.System) -> None:
+    async def searches(me: llmos.Process) -> str:
+        return (await Hands(me).call_tool("llmos.search_files", {"path": "/home/", "words": "whale"})).text
+
+    deep = "/home/" + "d/" * 9
+    await system.files.make(deep.rstrip("/"), parents=True)
+    for path in ("/home/a.txt", "/home/d/b.txt", "/home/d/d/c.txt", f"{deep}e.txt"):
+        await system.files.write(path, "no\nA whale.\n")
+    found = await (await system.spawn(searches, capabilities=["file:r:/home/*"])).wait()
+    assert found.value == "a.txt:2: A whale.\nd/b.txt:2: A whale.\nd/d/c.txt:2: A whale."
+    for number in range(201):
+        await system.files.write(f"/home/d/d/{number}", "")
+    found = await (await system.spawn(searches, capabilities=["file:r:/home/*"])).wait()
+    assert found.value.endswith("... and files that were not searched")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -15,8 +16,9 @@ import llmos
 from llmos.kernel.errno import BadFormat, InvalidArgument, NotFound
 from llmos.kernel.process import Limits
 from llmos.sdk import agentfile
-from llmos.sdk.agentfile import MAX_BYTES, find, load, parse
+from llmos.sdk.agentfile import MAX_BYTES, find, load, parse, with_schema
 from llmos.sdk.agentnames import SHIPPED, names
+from llmos.syscalls import param
 
 WHOLE = '''
 name = "poet"
@@ -88,6 +90,13 @@ def test_an_empty_file_is_an_agent() -> None:
         ("max_turns = 99999999999999999999", "'max_turns' must be at most 1000000"),
         ("nice = " + "9" * 5_000, "a.toml: a number in it has too many digits"),
         ("nice = 0x" + "f" * 5_000, "'nice' must be at most 19, not an integer of 20000 bits"),
+        ("x = 1\n[output_schema]\ntype = 'strng'\n", "there is no key 'x'"),
+        ("\n[output_schema]\ntype = 'strng'\n", "a.toml, line 2: output_schema is no JSON schema: type: 'strng' is not valid"),
+        ("output_schema = 'none.json'", "a.toml, line 1: output_schema is no JSON schema: none.json cannot be read: No such file"),
+        ("input_schema = 'given'", "a.toml, line 1: input_schema is no JSON schema: given cannot be read"),
+        ("[input_schema]\nconst = 2020-01-01", "a.toml, line 1: input_schema is no JSON schema: Object of type date"),
+        ("tools = ['add']\n[output_schema]\ntype = 'string'", "line 2: a reply that may call tools cannot be held to output_schema"),
+        ("prompt = 'As {shema}: {input}'", "line 1: prompt has {shema}; did you mean {schema}?"),
         ("a = " + "[" * 5_000, "a.toml: lists or tables in it are nested too deeply"),
     ],
 )
@@ -141,7 +150,7 @@ def test_what_is_no_name_is_refused(tmp_path: Path, name: Any) -> None:
 
 def test_the_agents_that_come_with_llmos_are_good() -> None:
     folder = Path(__file__).parents[2] / "agents"
-    assert names([folder]) == ["calculator", "chat", "files", "summarise"]
+    assert names([folder]) == ["calculator", "chat", "extract", "files", "map", "summarise"]
     assert find("chat", [folder]).input == "line"
     assert find("summarise", [folder]).input == "all"
 
@@ -152,6 +161,25 @@ def test_tools_capabilities_and_examples() -> None:
     assert (agent.call, agent.capabilities, agent.examples, agent.offered) == (True, ("llm:*",), (("a", "b"),), ["add"])
     with pytest.raises(BadFormat, match="examples"):
         parse("[[examples]]\ninput = 'a'\noutput = 'b'\n" * 65, "a", "a.toml")
+
+
+def test_schemas_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "city.json").write_text('{"type": "string"}')
+    text = "output_schema = 'city.json'\nprompt = '{schema} {input} {other}'\n[input_schema]\ntype = 'object'\n"
+    agent = parse(text, "a", str(tmp_path / "a.toml"))
+    assert (agent.output_schema, agent.input_schema) == ('{"type": "string"}', '{"type": "object"}')
+    assert agent.asked("{schema}{input}") == '{"type": "string"} {schema}{input} {other}'
+    (tmp_path / "city.json").write_text(json.dumps({"enum": ["x" * param.MAX_SCHEMA]}))
+    with pytest.raises(BadFormat, match="longer than"):
+        parse(text, "a", str(tmp_path / "a.toml"))
+    given = parse("output_schema = 'given'", "a", "a.toml")
+    with pytest.raises(InvalidArgument, match="must be given"):
+        with_schema(given, None)
+    assert with_schema(given, {"type": "null"}).output_schema == '{"type": "null"}'
+    with pytest.raises(InvalidArgument, match="may call tools"):
+        with_schema(parse("tools = ['add']", "a", "a.toml"), {})
+    with pytest.raises(InvalidArgument, match="for agents"):
+        with_schema("module:function", {})
 
 
 @pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.toml")), ids=lambda path: path.stem)

@@ -19,7 +19,7 @@ ALLOWED = {
     "kernel": (),
     "drivers": ("llmos.kernel",),
     "syscalls": ("llmos.kernel",),
-    "sdk": ("llmos.syscalls.abi", "llmos.syscalls.wire", "llmos.syscalls.peer", "llmos.kernel.errno"),
+    "sdk": ("llmos.syscalls.abi", "llmos.syscalls.wire", "llmos.syscalls.schema", "llmos.syscalls.peer", "llmos.kernel.errno"),
     "services": ("llmos.sdk", "llmos.kernel.errno", "llmos.syscalls.abi"),
     "services/init": ("llmos.sdk", "llmos.kernel", "llmos.drivers", "llmos.syscalls", "llmos.services"),
     "shell": ("llmos.sdk", "llmos.services"),
