@@ -7,8 +7,9 @@
     class       = "batch"                         also: name, model, nice, max_turns, separator
     tools       = ["notes.search"]                tools that it may call, and is told of; rounds: so often a turn
     call        = true                            the first reply of a turn is held to a call of one of these tools
+    direct      = true                            what a tool gives is the reply: the model says nothing about it
     capabilities = ["llm:*", "file:r:/home/*"]    what it may do, as far as who spawns it may
-    [[examples]]    input, output: turns that come before the first
+    [[examples]]    input, output: turns that come before the first; with call and result, what was called between them
     [output_schema] a JSON schema that every reply is held to; also the path of one, or "given": by who spawns it
     [input_schema]  a JSON schema that the input must fit
     each        = "chat"                          a child with this agent for each line of the input, in place of turns
@@ -65,10 +66,12 @@ class AgentFile:
     """Replies of one turn that may ask for tools."""
     call: bool = False
     """Whether the first reply of a turn is held to a call of a tool."""
+    direct: bool = False
+    """Whether what the tools give, unless it is an error, is the reply itself."""
     capabilities: tuple[str, ...] | None = None
     """None: those of every child."""
-    examples: tuple[tuple[str, str], ...] = ()
-    """Input and output of turns that come before the first."""
+    examples: tuple[tuple[str, ...], ...] = ()
+    """Turns that come before the first: input and output; or input, call, what the tool gave, and output."""
     limits: Limits = field(default_factory=Limits)
     sampling: dict[str, Any] = field(default_factory=dict)
     """Arguments of generate."""
@@ -133,8 +136,9 @@ def parse(text: str, name: str, source: str) -> AgentFile:
         tools=tuple(found.tools),
         rounds=found.rounds,
         call=found.call,
+        direct=found.direct,
         capabilities=None if found.capabilities is None else tuple(found.capabilities),
-        examples=tuple((each.input, each.output) for each in found.examples),
+        examples=tuple(each.texts for each in found.examples),
         limits=found.limits.to_limits(),
         sampling={key: getattr(found.sampling, key) for key in found.sampling.model_fields_set},
         each=found.each,
@@ -162,7 +166,8 @@ def _as_written(raw: dict[str, Any], name: str, source: str) -> AgentFile:
     """An agent that comes with llmos: a test has checked it, so what checks the others need not be imported before `ask` answers."""
     given: dict[str, Any] = {"name": name}
     given |= {"cls" if key == "class" else key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
-    given["examples"] = tuple((each["input"], each["output"]) for each in given.get("examples", ()))
+    keys = ("input", "call", "result", "output")
+    given["examples"] = tuple(tuple(each[key] for key in keys if key in each) for each in given.get("examples", ()))
     given["limits"] = Limits(**given.get("limits", {}))
     return AgentFile(**given, path=source)
 

@@ -9,9 +9,9 @@ import json
 import re
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
 from llmos.syscalls.abi import (
     Arguments,
@@ -51,6 +51,19 @@ class Example(Arguments):
 
     input: Text
     output: Text
+    call: Text | None = None
+    result: Text | None = None
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Self:
+        if (self.call is None) != (self.result is None):
+            raise ValueError("of call and result there are both or none")
+        return self
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """In the order in which they were said."""
+        return (self.input, self.output) if self.call is None or self.result is None else (self.input, self.call, self.result, self.output)
 
 
 class Keys(Arguments):
@@ -68,6 +81,7 @@ class Keys(Arguments):
     separator: Annotated[str, Field(max_length=64)] = "\n"
     tools: Annotated[list[Annotated[ToolName, AfterValidator(_there)]], Field(max_length=64)] = []  # noqa: RUF012 - pydantic copies it
     call: bool = False
+    direct: bool = False
     capabilities: Annotated[list[Capability], Field(max_length=param.MAX_CAPABILITIES)] | None = None
     examples: Annotated[list[Example], Field(max_length=64)] = []  # noqa: RUF012 - as above
     rounds: Annotated[int, Field(ge=1, le=1_000)] = 8

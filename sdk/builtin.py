@@ -79,7 +79,7 @@ def _schema(**properties: dict[str, Any]) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
-_PATH: Final = {"type": "string", "description": "such as /home/notes", "maxLength": 1_000}
+_PATH: Final = {"type": "string", "description": "such as /home", "maxLength": 1_000}
 _WORDS: Final = {"type": "string", "maxLength": 200}
 _TOOLS: Final[dict[str, tuple[str, dict[str, Any], Callable[..., Awaitable[str]]]]] = {
     "llmos.calculate": (

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from enum import Enum
@@ -24,14 +25,14 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.to_thread
 
-from llmos.syscalls.abi import NotFound, Reply, ToolInfo, TooLong, param
+from llmos.syscalls.abi import NotFound, Reply, ToolInfo, TooLong, ToolResult, param
 
 from . import builtin
 from .agentfile import AgentFile
 from .context import Context
 from .fanout import fan_out
 from .toolcalls import Screen, calls_in, tools_prompt
-from .toolloop import ENOUGH, results_of, unwrapped
+from .toolloop import ENOUGH, response, results_of, unwrapped
 
 if TYPE_CHECKING:
     from .process import Process
@@ -104,9 +105,7 @@ async def interpret(me: Process, state: State) -> None:
             system = "\n\n".join(filter(None, (tools_prompt(tools), agent.system))) if tools else agent.system
             context = await me.open(system=system, model=state.model or agent.model)
             if agent.examples:
-                turns = [(agent.asked(asked), said) for asked, said in agent.examples]
-                roles = [[{"role": "user", "content": asked}, {"role": "assistant", "content": said}] for asked, said in turns]
-                await context.append(messages=[message for pair in roles for message in pair])
+                await context.append(messages=[message for example in agent.examples for message in _turns(agent, example)])
             await _mark(context, state)
             state.context, state.stage = context.handle, Stage.READ
         elif state.stage is Stage.READ:
@@ -125,6 +124,17 @@ async def interpret(me: Process, state: State) -> None:
             once = agent.input != "line" or (agent.max_turns is not None and state.turns >= agent.max_turns)
             state.stage = Stage.END if once else Stage.READ
             await me.write(agent.separator)  # after the turn is over in the state: a twin made now does not write it again
+
+
+def _turns(agent: AgentFile, example: Sequence[str]) -> list[dict[str, str]]:
+    """An example as messages."""
+    asked, *between, said = example
+    texts = [agent.asked(asked), said]
+    if between:
+        call, result = between
+        name = next((wanted.name for wanted in calls_in(call, set(agent.tools))), "")
+        texts[1:1] = [call, response(name, result, is_error=False)]
+    return [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate(texts)]
 
 
 async def _mark(context: Context, state: State) -> None:
@@ -199,7 +209,13 @@ async def _reply(me: Process, context: Context, state: State, tools: list[ToolIn
         more: dict[str, Any] = {}
         info = await context.info()
         if state.asked and info.messages == state.asked_at:
-            messages = await unwrapped(results_of(builtin.Hands(me), calls_in(state.asked, names)))
+            hands = _Heard(builtin.Hands(me))
+            messages = await unwrapped(results_of(hands, calls_in(state.asked, names)))
+            if state.agent.direct and hands.given is not None:
+                await context.append(messages=messages)
+                state.asked = ""
+                await me.write(hands.given)
+                return
             if state.rounds == state.agent.rounds:
                 messages[-1]["content"] += f"\n{ENOUGH}"
             more = {"messages": messages}
@@ -211,6 +227,22 @@ async def _reply(me: Process, context: Context, state: State, tools: list[ToolIn
         if not calls_in(text, names) or state.rounds >= state.agent.rounds:
             return
         state.asked, state.asked_at, state.rounds = text, (await context.info()).messages, state.rounds + 1
+
+
+class _Heard:
+    """Calls tools, and keeps what they gave as text; None if one of them failed."""
+
+    def __init__(self, hands: builtin.Hands) -> None:
+        self._hands = hands
+        self.given: str | None = ""
+
+    async def call_tool(self, name: str, arguments: Mapping[str, Any] | str | None = None, /) -> ToolResult:
+        result = await self._hands.call_tool(name, arguments)
+        if result.is_error:
+            self.given = None
+        elif self.given is not None:
+            self.given += ("\n" if self.given else "") + result.text
+        return result
 
 
 async def _form(me: Process, context: Context, state: State, schema: str) -> None:

@@ -50,15 +50,15 @@ async def results_of(caller: Caller, calls: Sequence[Wanted]) -> list[dict[str, 
 
 async def _result(caller: Caller, wanted: Wanted) -> str:
     if wanted.wrong:
-        return _response(wanted.name, wanted.wrong, is_error=True)
+        return response(wanted.name, wanted.wrong, is_error=True)
     try:
         result = await caller.call_tool(wanted.name, wanted.arguments)
     except TOLD as fault:
-        return _response(wanted.name, str(fault.args[0]), is_error=True)
-    return _response(wanted.name, result.text, is_error=result.is_error)
+        return response(wanted.name, str(fault.args[0]), is_error=True)
+    return response(wanted.name, result.text, is_error=result.is_error)
 
 
-def _response(name: str, text: str, *, is_error: bool) -> str:
+def response(name: str, text: str, *, is_error: bool) -> str:
     """What a tool said, in tags that it cannot close itself."""
     about = json.dumps({"name": name, "error": True} if is_error else {"name": name})
     inner = text.replace("</tool_response", "<\\/tool_response").replace("<tool_response", "<\\tool_response")

@@ -38,7 +38,7 @@ input = "all"
 # tokens = 2000
 # wall_seconds = 60
 
-# [[examples]]             # turns that come before the first
+# [[examples]]             # turns that come before the first; call and result, what a tool was asked and gave
 # input = "What is asked."
 # output = "What is to be said."
 

@@ -123,3 +123,34 @@ async def test_a_search_looks_into_folders_below(system: llmos.System) -> None:
         await system.files.write(f"/home/d/d/{number}", "")
     found = await (await system.spawn(searches, capabilities=["file:r:/home/*"])).wait()
     assert found.value.endswith("... and files that were not searched")
+
+
+async def test_an_example_may_be_a_whole_round(system: llmos.System, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    appended: list[dict[str, str]] = []
+
+    async def note(context: Context, **given: Any) -> None:
+        appended.extend(given.get("messages", ()))
+
+    monkeypatch.setattr(Context, "append", note)
+    script.replies = ["Yes."]
+    said = call("llmos.search_files", '{"path": "/home", "words": "bees"}')
+    agent = llmos.AgentFile(
+        "shown", prompt="Q: {input}", tools=("llmos.search_files",), examples=(("bees?", said, "a.txt:1: bees", "a.txt"),)
+    )
+    child = await system.spawn(agent, "x")
+    assert await child.stdout.read() == "Yes.\n"
+    assert [each["role"] for each in appended[:4]] == ["user", "assistant", "user", "assistant"]
+    assert [each["content"] for each in appended[:4]] == [
+        "Q: bees?", said, '<tool_response>\n{"name": "llmos.search_files"}\na.txt:1: bees\n</tool_response>', "a.txt",
+    ]  # fmt: skip
+
+
+async def test_a_direct_agent_says_what_its_tool_gives(system: llmos.System, script: Script) -> None:
+    agent = llmos.AgentFile("sums", tools=("llmos.calculate",), call=True, direct=True)
+    script.replies = [call("llmos.calculate", '{"expression": "17 * 23"}')]
+    child = await system.spawn(agent, "What is 17 * 23?")
+    assert await child.stdout.read() == "391\n"
+    assert len(script.asked) == 1
+    script.replies = [call("llmos.calculate", '{"expression": "1 / 0"}'), "It cannot be done."]
+    child = await system.spawn(agent, "What is 1 / 0?")
+    assert await child.stdout.read() == "It cannot be done.\n"  # an error is the model's to speak of

@@ -83,6 +83,7 @@ def test_an_empty_file_is_an_agent() -> None:
         ('\ncapabilities = ["toool:x"]', "a.toml, line 2: 'capabilities.0'"),
         ('[[examples]]\ninput = "a"\noutpt = "b"\noutput = "c"', "there is no key 'outpt' in [examples]; did you mean 'output'?"),
         ('[[examples]]\ninput = "a"', "'examples.0.output'"),
+        ('[[examples]]\ninput = "a"\noutput = "b"\ncall = "c"', "of call and result there are both or none"),
         ('call = "yes"', "a.toml, line 1: 'call' must be"),
         ('system = "x', "a.toml, line 1: this is not TOML:"),
         ('a = 1\nb = "x" c\n', "a.toml, line 2: this is not TOML:"),
