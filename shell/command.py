@@ -186,6 +186,11 @@ def _run_command(add: Callable[[str, Callable[[argparse.Namespace], int], str, s
     command.add_argument("--detach", action="store_true", help="leave it running, and say its pid and where its output is kept")
     command.add_argument("--json", action="store_true", help="say pid, and then status and value, as JSON; its output goes to stderr")
     command.add_argument("--name", help="what ps calls it (default: the function's name)")
+    command.add_argument(
+        "--can",
+        metavar="CAPABILITY,...",
+        help="what it may do, such as 'llm:*,file:rw:/home/drafts/*' (default: compute, and none of your files)",
+    )
     command.add_argument("--memory", type=int, metavar="MIB", help="the most that each of its OS processes may have")
     command.add_argument("--cpu", type=int, metavar="SECONDS", help="the same for CPU time")
     command.add_argument("--model", metavar="NAME", help="the model of contexts that name none")

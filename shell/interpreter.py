@@ -31,7 +31,7 @@ from .namespace import Replacement, matches, open_contents, open_replacement
 from .parser import AndOr, Assignment, Command, Pipeline, Redirection, Script, parse
 from .streams import Channel, Closed, NotText, Sink, Source, describe, open_sink, open_source
 from .terminal import ErrorSink, TerminalSink
-from .where import where
+from .where import where, where_to
 
 if TYPE_CHECKING:
     from .session import Shell
@@ -319,7 +319,7 @@ class Interpreter:
                 own.stdout, own.stderr = (source, own.stderr) if each.fd == 1 else (own.stdout, source)
                 continue
             path = await self._path(each, job, streams)
-            place = where(path, self.shell.variables)
+            place = where_to(path, self.shell.variables)
             files = None if place.plain else (await self.shell.system()).files
             if each.kind == "<":
                 own.stdin = await (open_source(path) if files is None else open_contents(files, place.path, path))

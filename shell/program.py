@@ -52,7 +52,8 @@ def _settings(found: argparse.Namespace) -> Settings:
 
 async def _run(found: argparse.Namespace) -> int:
     async with llmos.connect(home=found.home, model=found.model, name="run") as system:
-        options = {"detached": found.detach, "memory": found.memory and found.memory << 20, "cpu_seconds": found.cpu}
+        can = None if found.can is None else found.can.split(",")
+        options = {"capabilities": can, "detached": found.detach, "memory": found.memory and found.memory << 20, "cpu_seconds": found.cpu}
         child = await system.spawn(found.program, *found.arguments, name=found.name, **options)
         if found.detach:
             _say(found, {"pid": child.pid, "log": child.log}, f"{child.pid}  {child.log}")

@@ -4,7 +4,7 @@
     /home/a  /tmp/a  /proc/7/status      of the system: what begins with one of its mounts
     host:/home/me/a  host:a              of the machine in any case, as the system reaches it, with its capability
 
-A path below $HOME is of the machine, since that is what ~ becomes. Reads no file.
+A path below $HOME is of the machine, since that is what ~ becomes. Behind < and > so is /tmp. Reads no file.
 """
 
 from __future__ import annotations
@@ -44,4 +44,12 @@ def where(word: str, variables: Mapping[str, str]) -> Where:
     of_machine = home and (word == home or word.startswith(home + "/"))
     if word.startswith("/") and not of_machine and word.lstrip("/").partition("/")[0] in (*MOUNTS, ""):
         return Where(word, word, False)
+    return Where(word, HOST + os.path.abspath(word), True)
+
+
+def where_to(word: str, variables: Mapping[str, str]) -> Where:
+    """What a word behind < or > means: the same, but /tmp is the machine's, where scripts leave files for others. The system's ends with it."""
+    found = where(word, variables)
+    if found.plain or word.startswith(HOST) or word.lstrip("/").partition("/")[0] != "tmp":
+        return found
     return Where(word, HOST + os.path.abspath(word), True)

@@ -267,7 +267,7 @@ async def restore(call: Call) -> int:
 
 WORDS = """\
 A path that begins with /home, /tmp, /output, /proc, /models or /tools is a file of the system; any other, and one below $HOME, is of this
-machine, also in patterns and redirections. host:PATH is of the machine in any case."""
+machine, also in patterns. host:PATH is of the machine in any case, and so is /tmp behind < and >."""
 
 BUILTINS = (
     Builtin(

@@ -83,6 +83,19 @@ def test_run_gives_input_output_and_status(up: Commands) -> None:
     assert last == {"pid": first["pid"], "status": 0, "value": ["ü"], "error": None}
 
 
+def test_run_gives_the_capabilities_that_are_named(up: Commands, tmp_path: Path) -> None:
+    (tmp_path / "writer.py").write_text("async def main(me):\n    await me.files.write('/home/a', 'b')\n")
+    program = f"{tmp_path}/writer.py:main"
+    status, _, err = up("run", program)
+    assert status == 1
+    assert "lacks the capability 'file:rw:/home/a'" in err
+    assert up("run", "--can", "file:rw:/home/*", program) == (0, "", "")
+    assert up("-c", "cat /home/a", module="llmos.shell.main")[:2] == (0, "b")
+    status, _, err = up("run", "--can", "flie:r:/home/*", program)
+    assert status == 2
+    assert "file" in err
+
+
 def test_run_says_what_is_wrong(up: Commands) -> None:
     for words, status, says in (
         (("programs.py",), 2, "names no function"),

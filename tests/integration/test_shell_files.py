@@ -11,7 +11,7 @@ import pytest
 
 import llmos
 from llmos.shell.builtins import grep
-from llmos.shell.where import where
+from llmos.shell.where import where, where_to
 
 from .shell_harness import ShellUnderTest, shell_in
 
@@ -139,7 +139,7 @@ async def test_redirections_and_patterns_reach_files_of_the_system(sh: ShellUnde
 
 
 async def test_a_program_of_the_host_writes_to_a_file_of_the_system(sh: ShellUnderTest) -> None:
-    ran = await sh.run("!printf 'b\\na\\n' > /home/f; !sort < /home/f | tee /home/g; !seq 100000 > /tmp/n; grep -c . /tmp/n")
+    ran = await sh.run("!printf 'b\\na\\n' > /home/f; !sort < /home/f | tee /home/g; !seq 100000 > /home/n; grep -c . /home/n")
     assert (ran.status, ran.out, ran.err) == (0, "a\nb\n100000\n", "")
 
 
@@ -255,3 +255,18 @@ async def test_grep_refuses_what_is_no_text_and_goes_on(sh: ShellUnderTest) -> N
     ran = await sh.run("grep -r nothing .")
     assert "pipe" not in ran.err
     assert "socket" not in ran.err
+
+
+@pytest.mark.parametrize(
+    ("word", "path", "plain"),
+    [
+        ("/tmp/x", "host:/tmp/x", True),
+        ("//tmp/../tmp/x", "host:/tmp/x", True),
+        ("/tmpx", "host:/tmpx", True),
+        ("/home/x", "/home/x", False),
+        ("host:/tmp/x", "host:/tmp/x", False),
+    ],
+)
+def test_what_a_word_means_behind_a_redirection(word: str, path: str, plain: bool) -> None:
+    found = where_to(word, {"HOME": "/root"})
+    assert (found.path, found.plain) == (path, plain)
