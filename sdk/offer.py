@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from difflib import get_close_matches
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from anyio.abc import TaskGroup
 from llmos.syscalls.abi import (
     Fault,
     InvalidArgument,
+    NotFound,
     OfferHandle,
     Reply,
     ToolInfo,
@@ -41,6 +43,10 @@ from .toolloop import ROUNDS
 
 if TYPE_CHECKING:
     from .context import Context
+
+TOOLS_SECONDS = 10.0
+"""How long a tool that is not offered yet is waited for."""
+LOOK_SECONDS = 0.05
 
 
 class Offer:
@@ -187,6 +193,25 @@ class ToolCalls:
             found += page.tools
             more = page.more
         return found
+
+    async def wait_for_tools(self, *names: str, seconds: float | None = None) -> list[ToolInfo]:
+        """These tools, once all of them are offered to this process: the servers of a tools.toml may still be starting.
+
+        Raises NotFound if one does not come within so many seconds, TOOLS_SECONDS if none are named.
+        """
+        end = anyio.current_time() + (TOOLS_SECONDS if seconds is None else seconds)
+        while True:
+            there = {tool.name: tool for tool in await self.tools()}
+            missing = [name for name in names if name not in there]
+            if not missing:
+                return [there[name] for name in dict.fromkeys(names)]
+            if anyio.current_time() >= end:
+                near = get_close_matches(missing[0], there, n=1)
+                known = f"there are {', '.join(there) or 'none'}; llmos tools check tries those of tools.toml"
+                raise NotFound(
+                    f"nobody offers the tool {missing[0]!r} to pid {self.pid}; " + (f"did you mean {near[0]!r}?" if near else known)
+                )
+            await anyio.sleep(LOOK_SECONDS)
 
     async def call_tool(
         self,

@@ -18,7 +18,6 @@ import json
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -38,9 +37,6 @@ if TYPE_CHECKING:
     from .process import Process
 
 
-TOOLS_SECONDS = 10.0
-"""How long an agent waits for a tool that is not offered yet."""
-LOOK_SECONDS = 0.05
 REPLACEMENT = "\ufffd"
 """REPLACEMENT CHARACTER."""
 
@@ -179,24 +175,14 @@ async def _whole(me: Process) -> str:
 
 
 async def _tools(me: Process, agent: AgentFile) -> list[ToolInfo]:
-    """What the agent may call. Servers that offer tools may still be starting. Raises NotFound for one that does not come."""
+    """What the agent may call. Raises NotFound for a tool that nobody offers to it, in time."""
     if not agent.tools:
         return []
-    end = anyio.current_time() + TOOLS_SECONDS
-    while True:
-        there = {tool.name: tool for tool in await me.tools()} | {name: builtin.info(name) for name in builtin.NAMES}
-        missing = [name for name in agent.tools if name not in there]
-        if not missing:
-            return [there[name] for name in dict.fromkeys(agent.tools)]
-        if anyio.current_time() >= end:
-            near = get_close_matches(missing[0], there, n=1)
-            hint = (
-                f"did you mean {near[0]!r}?"
-                if near
-                else f"there are {', '.join(there) or 'none'}; llmos tools check tries those of tools.toml"
-            )
-            raise NotFound(f"the agent {agent.name} needs the tool {missing[0]!r}, which nobody offers to it; {hint}")
-        await anyio.sleep(LOOK_SECONDS)
+    try:
+        offered = {tool.name: tool for tool in await me.wait_for_tools(*agent.offered)}
+    except NotFound as fault:
+        raise NotFound(f"the agent {agent.name} cannot begin: {fault.args[0]}") from None
+    return [offered[name] if name in offered else builtin.info(name) for name in dict.fromkeys(agent.tools)]
 
 
 async def _reply(me: Process, context: Context, state: State, tools: list[ToolInfo]) -> None:

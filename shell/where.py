@@ -48,8 +48,8 @@ def where(word: str, variables: Mapping[str, str]) -> Where:
 
 
 def where_to(word: str, variables: Mapping[str, str]) -> Where:
-    """What a word behind < or > means: the same, but /tmp is the machine's, where scripts leave files for others. The system's ends with it."""
+    """What a word behind < or > means: the same, but /tmp is the machine's: the system's ends with the system."""
     found = where(word, variables)
     if found.plain or word.startswith(HOST) or word.lstrip("/").partition("/")[0] != "tmp":
         return found
-    return Where(word, HOST + os.path.abspath(word), True)
+    return Where(word, HOST + os.path.abspath("/" + word.lstrip("/")), True)

@@ -179,11 +179,11 @@ async def test_an_agent_stops_asking_after_its_rounds(system: llmos.System, scri
 
 
 async def test_an_agent_whose_tool_nobody_offers(system: llmos.System, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmos.sdk.prompt.TOOLS_SECONDS", 0.1)
+    monkeypatch.setattr("llmos.sdk.offer.TOOLS_SECONDS", 0.1)
     child = await system.spawn(agent(), "x")
     ended = await child.wait()
     assert ended.status == 1
-    assert "needs the tool 'add', which nobody offers" in str(ended.error)
+    assert "cannot begin: nobody offers the tool 'add'" in str(ended.error)
 
 
 async def test_an_agent_waits_for_a_tool_that_is_about_to_be_offered(system: llmos.System, script: Script) -> None:
