@@ -26,10 +26,11 @@ from pathlib import Path
 
 import zmq
 
-from llmos.kernel.errno import Fault, InvalidArgument, NotPermitted, NotSupported, TryAgain
+from llmos.kernel.errno import Fault, InvalidArgument, NotPermitted, TryAgain
 from llmos.kernel.signal import Signal
 
 from . import param, wire
+from .admission import demand_admission
 from .peer import Peer, handle_on, peer_of, pidfd_of, shut_down
 from .router import Turns, bound, sent
 from .session import Answer, Session, failed, laid_to
@@ -226,16 +227,7 @@ class Endpoint:
             self.strangers.heard(identity)
 
     def _welcome(self, identity: bytes, peer: Peer, hello: wire.Hello | wire.Claim) -> None:
-        if peer.user != os.getuid():
-            raise NotPermitted(f"this system belongs to the user with the uid {os.getuid()}, and you are {peer.user}")
-        if not identity.startswith(b"\0"):
-            raise NotPermitted("a client has no identity of its own choice")
-        if hello.protocol != wire.PROTOCOL or hello.shape != wire.shape():
-            raise NotSupported(
-                "this client and the daemon are of different versions of llmos: restart the daemon with: llmos down; llmos up"
-            )
-        if len(self.sessions) >= param.MAX_SESSIONS:
-            raise TryAgain(f"{len(self.sessions)} clients are connected, the most there may be; wait until one has left")
+        demand_admission(identity, peer, hello, len(self.sessions))
         now = self._clock()
         runner = isinstance(hello, wire.Claim)
         if isinstance(hello, wire.Claim):
