@@ -52,9 +52,9 @@ class Endpoint:
 
     def __init__(
         self, trap: Trap, turns: Turns, path: Path, *, model: str, silence: float = param.SILENCE_SECONDS,
-        left: Callable[[int, str], None] = lambda pid, why: None,
+        left: Callable[[int, str], None] = lambda pid, why: None, above: int = 0,
     ) -> None:  # fmt: skip
-        self._trap, self._turns, self.path, self._model, self._silence = trap, turns, path, model, silence
+        self._trap, self._turns, self.path, self._model, self._silence, self._above = trap, turns, path, model, silence, above
         self._kernel, self._clock = trap.core.kernel, trap.core.clock
         self._left = left
         """Told when the session of a runner ends: its process, and why."""
@@ -227,7 +227,7 @@ class Endpoint:
             self.strangers.heard(identity)
 
     def _welcome(self, identity: bytes, peer: Peer, hello: wire.Hello | wire.Claim) -> None:
-        demand_admission(identity, peer, hello, len(self.sessions))
+        demand_admission(identity, peer, hello, len(self.sessions), self._above)
         now = self._clock()
         runner = isinstance(hello, wire.Claim)
         if isinstance(hello, wire.Claim):

@@ -18,6 +18,9 @@ from llmos.kernel.errno import NotPermitted
 _SOURCE: Final = 2
 """ZMQ_SRCFD: the property of a frame that is the descriptor of the connection it came by. pyzmq has no name for it."""
 
+_CLIMBS: Final = 3
+"""Attempts to find who is above a process."""
+
 
 @dataclass(frozen=True, slots=True)
 class Peer:
@@ -36,6 +39,33 @@ def peer_of(frame: zmq.Frame) -> Peer:
         return Peer(int(user), int(pid), int(frame.get(_SOURCE)))
     except (ValueError, zmq.ZMQError):
         raise NotPermitted("the system does not say who is there") from None
+
+
+def is_below(pid: int, above: int) -> bool:
+    """Whether `pid` descends from `above`, or is no more, so that nobody can tell. 0, of a namespace that is none of ours, does not.
+
+    Read from /proc. A process that ends while this climbs gives its children to one above it: that is looked at again.
+    """
+    for _ in range(_CLIMBS):
+        each = pid
+        while each > 1:
+            parent = _parent(each)
+            if parent is None:
+                break
+            if parent == above:
+                return True
+            each = parent
+        else:
+            return False
+    return True
+
+
+def _parent(pid: int) -> int | None:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def handle_on(descriptor: int) -> socket.socket | None:

@@ -95,7 +95,7 @@ async def _serve(settings: Settings, catalogue: Catalogue, path: Path, ready: Ca
         log.info("nobody has been here for %g minutes", settings.idle_minutes)
         loop.call_soon_threadsafe(over.set)
 
-    async with listening(settings, catalogue, path, failed=failed, deserted=deserted):
+    async with listening(settings, catalogue, path, failed=failed, deserted=deserted, above=os.getpid()):
         log.info("the daemon %d listens at %s", os.getpid(), path)
         ready()
         await over.wait()
@@ -112,10 +112,11 @@ async def listening(
     preload: bool = True,
     silence: float = param.SILENCE_SECONDS,
     deserted: Callable[[], None] = lambda: None,
+    above: int = 0,
 ) -> AsyncIterator[Endpoint]:
     """A system that listens at a socket. `failed` is called on the kernel's thread if that fails, `deserted` when nobody uses it.
 
-    Raises the kernel's failure."""
+    What descends from the OS process `above` cannot connect, but for runners; 0: all of this user may. Raises the kernel's failure."""
     file = await anyio.to_thread.run_sync(tools_of, settings.home)
     async with wired(settings, catalogue, audited=True) as made:
         thread = made.thread
@@ -126,7 +127,7 @@ async def listening(
 
         thread.trap = trap = Trap(made.core, thread.elsewhere, died, thread.aside)
         made.core.runners = runners = Runners(trap, thread, settings)
-        endpoint = Endpoint(trap, thread, path, model=settings.model, silence=silence, left=runners.left)
+        endpoint = Endpoint(trap, thread, path, model=settings.model, silence=silence, left=runners.left, above=above)
         runners.endpoint = endpoint
         thread.on_breath(endpoint.flush, lambda why: failed())
         await thread.ask(endpoint.open)

@@ -160,3 +160,14 @@ async def prints_for_ever(me: Any, lines: int) -> None:
 
 
 not_a_program = 7
+
+
+async def connects(me: Any) -> str:
+    """Tries to become a client of the daemon beside what it is."""
+    import llmos
+
+    try:
+        async with llmos.connect() as system:
+            return f"came in as {system.pid}"
+    except llmos.Fault as fault:
+        return f"{type(fault).__name__}: {fault}; own calls work: {len(await me.ps()) > 0}"
