@@ -1,6 +1,6 @@
 """Signals: what one process can do to another without its consent, and when it takes effect.
 
-INT   every burst of the process ends with what it has.
+INT   every burst of the process ends with what it has; what waits for a tool or an approval waits no more.
 TERM  raised as Interrupted at the next call, or out of the one that sleeps; KILL follows after a grace period.
 XCPU  the same as TERM, raised as QuotaExceeded: a limit was passed.
 KILL  nothing of the process is planned again; its pages are free when the step in flight retires.

@@ -42,6 +42,8 @@ log = logging.getLogger("llmos.syscalls")
 
 _BLOCKING = frozenset({"pipe", "child", "model", "tool", "approval", "timer", "mail", "room"})
 """First words of channels that the account of the process knows as what it is blocked on. Bursts the kernel accounts itself."""
+_INTERRUPTED = {"tool": "a tool", "approval": "an approval"}
+"""Those of them from which INT wakes."""
 
 _FIELD = re.compile(r"\{(\w+)\}")
 
@@ -246,9 +248,9 @@ class Trap:
             fault = self._signalled(pid, process.pending)
             for call in list(self._asleep[pid]):
                 self._rouse(call, fault=fault)
-        elif effect.signal is Signal.INT:  # as it ends a burst: what waits for a tool waits no more
-            for call in [each for each in self._asleep.get(pid, ()) if each.blocked == "tool"]:
-                self._rouse(call, fault=Interrupted(f"pid {pid} was interrupted while it waited for a tool"))
+        elif effect.signal is Signal.INT:  # as it ends a burst: what waits for a tool or a person waits no more
+            for call in [each for each in self._asleep.get(pid, ()) if each.blocked in _INTERRUPTED]:
+                self._rouse(call, fault=Interrupted(f"pid {pid} was interrupted while it waited for {_INTERRUPTED[call.blocked]}"))
         if process.phase is not Phase.STOPPED:
             self.wake(("signal", pid))
         if process.phase is not Phase.STOPPED or process.pending is not None:

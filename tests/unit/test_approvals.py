@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from llmos.kernel.errno import Fault, InvalidArgument, NotFound, NotPermitted, TryAgain
+from llmos.kernel.errno import Fault, Interrupted, InvalidArgument, NotFound, NotPermitted, TryAgain
 from llmos.syscalls import param
 from llmos.syscalls.arguments import Arguments, Nothing, Send, Tokenize, Write
 from llmos.syscalls.call import Call
@@ -314,6 +314,21 @@ def test_what_was_stopped_while_it_waited_does_nothing_before_it_goes_on(hand: H
     assert not box.done
     hand.call(hand.host, "kill", pid=pid, signal="CONT")
     assert box.result
+    hand.check()
+
+
+def test_an_interrupt_ends_the_wait_and_not_the_process(hand: Hand) -> None:
+    pid = asker(hand)
+    box = hand.send(pid, "pipe")
+    hand.call(hand.host, "kill", pid=pid, signal="INT")
+    with pytest.raises(Interrupted, match="interrupted while it waited for an approval"):
+        _ = box.result
+    with pytest.raises(NotFound, match="its call is gone"):
+        hand.call(hand.host, "answer", id=1, allow=True)
+    assert state(hand, pid) == ("sleeping", "")
+    again = hand.send(pid, "pipe")
+    hand.call(hand.host, "answer", id=2, allow=True)
+    assert again.result.pipe
     hand.check()
 
 
