@@ -14,7 +14,7 @@ from llmos.services.audit.chain import Broken
 from llmos.services.audit.read import Filter, anchor_of, records, verify
 from llmos.services.init.place import audit_folder, home_of
 
-from .terminal import VISIBLE
+from .terminal import ALL_VISIBLE
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _SHOWN = 160
@@ -74,4 +74,4 @@ def line(record: dict[str, Any]) -> str:
             parts.append(f"{words} {', '.join(map(str, pids))}")
     arguments = json.dumps(record.get("arguments"), ensure_ascii=False)
     parts.append(arguments if len(arguments) <= _SHOWN else f"{arguments[:_SHOWN]}...")
-    return "  ".join(parts).translate(VISIBLE)
+    return "  ".join(parts).translate(ALL_VISIBLE)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from .family import own_tokens
 from .render import seconds
-from .terminal import VISIBLE
+from .terminal import ALL_VISIBLE
 
 if TYPE_CHECKING:
     from llmos import ProcessInfo, SystemStatistics
@@ -23,7 +23,6 @@ Line = list[tuple[str, str]]
 """Pieces of one line: style and text."""
 
 MOST_TYPED = 8
-ALL_VISIBLE = VISIBLE | {10: "^J", 9: "^I", 30: "^^"}
 HELP = (
     ("up, down, page up, page down, home, end", "choose a process"),
     ("< >", "order by the column before or behind"),

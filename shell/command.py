@@ -129,9 +129,9 @@ def _daemon_commands(add: Callable[[str, Callable[[argparse.Namespace], int], st
     """What starts, shows and ends the daemon."""
 
     def run(found: argparse.Namespace) -> int:
-        from . import daemon
+        from . import daemon, logs
 
-        commands = {"up": daemon.up, "down": daemon.down, "status": daemon.status, "logs": daemon.logs}
+        commands = {"up": daemon.up, "down": daemon.down, "status": daemon.status, "logs": logs.logs}
         return commands[found.command](found)
 
     command = add("up", run, "start the system in the background, for many clients", "llmos up --model smollm2")

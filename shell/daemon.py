@@ -1,4 +1,4 @@
-"""The daemon's commands: `llmos up`, `down`, `status`, `logs`.
+"""The daemon's commands: `llmos up`, `down`, `status`.
 
     up       make sure of the model -> start the daemon in the background -> wait for its word -> one line
     down     SIGTERM -> wait until its process has ended
@@ -21,7 +21,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -204,27 +203,3 @@ def _span(seconds: float) -> str:
     if days:
         return f"{days} d {hours} h"
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
-
-
-def logs(found: argparse.Namespace) -> int:
-    """What the daemon wrote; with follow, what it writes."""
-    path = daemon_folder(home_of(found.home)) / "log"
-    try:
-        file = open(path, "rb")  # noqa: SIM115 - closed below, by the with
-    except FileNotFoundError:
-        raise llmos.NotFound(f"there is no log at {path}: no daemon was started with llmos up") from None
-    with file:
-        lines = file.read().splitlines(keepends=True)
-        for line in chain(lines[max(0, len(lines) - found.lines) :], _following(file) if found.follow else ()):
-            sys.stdout.write(line.decode(errors="replace"))
-            sys.stdout.flush()
-    return 0
-
-
-def _following(file: BinaryIO) -> Iterator[bytes]:
-    """What is written from now on, until Ctrl-C. A file has nothing that could be waited on."""
-    while True:
-        if line := file.readline():
-            yield line
-        else:
-            time.sleep(0.2)

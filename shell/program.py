@@ -23,6 +23,7 @@ import llmos
 from llmos.services.init.place import daemon_pid, home_of
 
 from .daemon import ensure
+from .terminal import complain
 
 if TYPE_CHECKING:
     from llmos.services.init.settings import Settings
@@ -70,7 +71,7 @@ async def _run(found: argparse.Namespace) -> int:
         value = done.value if _is_json(done.value) else repr(done.value)
         _say(found, {"pid": done.pid, "status": done.status, "value": value, "error": done.error}, "")
         if done.error and not found.json:
-            print(f"llmos: run: {done.error.rstrip()}", file=sys.stderr)
+            complain("llmos: run", done.error.rstrip())
         return done.status
 
 

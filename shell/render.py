@@ -17,7 +17,7 @@ from rich.console import Console, Group, JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from .terminal import VISIBLE
+from .terminal import ALL_VISIBLE
 
 if TYPE_CHECKING:
     from llmos import Explanation, ProcessInfo
@@ -31,7 +31,6 @@ BAR = 30
 """Columns of the longest bar in explain."""
 
 STATE_STYLES = {"running": "green", "ready": "cyan", "stopped": "yellow", "zombie": "red"}
-_ALL_VISIBLE = VISIBLE | {10: "^J", 9: "^I", 30: "^^"}
 
 
 def styled_text(drawing: RenderableType) -> str:
@@ -51,7 +50,7 @@ def plain_text(drawing: RenderableType) -> str:
 
 def plain(text: str, style: str = "") -> Text:
     """Text of any origin in one line of a table."""
-    return Text(text.translate(_ALL_VISIBLE), style=style)
+    return Text(text.translate(ALL_VISIBLE), style=style)
 
 
 def seconds(value: float) -> str:

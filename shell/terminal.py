@@ -23,12 +23,18 @@ Above = Callable[[Callable[[], None]], Awaitable[None]]
 END_OF_REPLY = "\x1e"
 """Ends a reply of the chat agent (RECORD SEPARATOR): sdk/prompt.py keeps it out of the reply. Its forks write it too."""
 
+_TURNING = (0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))
+"""What ends a line without being a line feed, and what turns the direction in which the rest is read."""
+
 VISIBLE = (
     {code: f"^{chr(code ^ 0x40)}" for code in (*range(0x20), 0x7F) if chr(code) not in "\n\t"}
-    | dict.fromkeys(range(0x80, 0xA0), "?")
+    | dict.fromkeys((*range(0x80, 0xA0), *_TURNING), "?")
     | {ord(END_OF_REPLY): "\n"}
 )
 """Control characters, those of Latin-1 too (0x9b begins a terminal sequence), and what is shown instead."""
+
+ALL_VISIBLE = VISIBLE | {10: "^J", 9: "^I", 30: "^^"}
+"""The same for what is one line of a list, and must not look like two."""
 
 ERASE = "\r\x1b[K"
 """Takes away what is written on the line of the cursor."""

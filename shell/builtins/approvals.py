@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from llmos import Fault
 
+from ..terminal import ALL_VISIBLE
 from .call import Builtin, Call, Usage, number, options
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def _note(each: Approval) -> str:
     if len(text) > NOTE_CHARACTERS:
         text = f"{text[:NOTE_CHARACTERS]}... (approvals {each.id} shows all)"
     who = f"[approval {each.id}] pid {each.pid} ({each.name}) wants {each.capability}"
-    return f"{who}, for {each.call} {text}: allow {each.id}, or deny {each.id}"
+    return f"{who}, for {each.call} {text}: allow {each.id}, or deny {each.id}".translate(ALL_VISIBLE)
 
 
 BUILTINS = (
