@@ -39,6 +39,8 @@ FIRST_SECONDS = 0.5
 LONGEST_SECONDS = 30.0
 STEADY_SECONDS = 60.0
 """A connection that lasted so long has shown that the server works: the next wait is the first again."""
+LIST_SECONDS = 1.0
+"""From the news that the tools have changed until they are listed, whatever else is news meanwhile."""
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _PAGES = 1_000
 
@@ -241,6 +243,7 @@ async def _once(system: System, name: str, server: Server) -> None:
                 await connection.news.wait()
                 if connection.lost:
                     raise Gone(connection.lost)
+                await anyio.sleep(LIST_SECONDS)
                 connection.news = anyio.Event()
                 with anyio.fail_after(server.start_seconds):
                     await offer.replace(*await connection.tools())

@@ -1,15 +1,20 @@
 """The stdio transport of MCP: a server as a child process, a JSON message a line.
 
-The SDK's own reads lines of any length, and reads on. Here a line is bounded, lines without sense are counted, a server gets no more
-than a few variables of the environment, and its process group is gone with the block, in time.
+The SDK's own reads lines of any length, and reads on. Here a line is bounded, lines without sense are counted, and end the call that they
+name; who says what nobody asked for is read slowly, and of that only what means something here goes on. What comes on stderr is
+logged at a bounded rate, and the rest of it forgotten but for its end. A server gets no more than a few variables of the environment,
+and its process group is gone with the block, in time.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
 import mcp_types as types
@@ -25,6 +30,18 @@ MAX_LINE = 32 << 20
 """Bytes of one message."""
 MAX_GARBAGE = 100
 """Lines without sense, after which the server is given up."""
+MAX_UNASKED = 100
+"""Messages that answer nothing, after which a server is not listened to for a moment."""
+LOGGED_LINES = 100
+"""Of stderr, that a server may say at once."""
+LINE_SECONDS = 10.0
+"""After which it may say one more."""
+LAST_LINES = 20
+"""Of what was not logged, that are when it ends."""
+LINE = 1_000
+"""Bytes of a line of stderr that are kept."""
+_PIECE = 1 << 16
+_MOMENT = 0.01
 _EXIT_SECONDS = 0.5
 """From the end of its input until a server must have ended by itself."""
 _MOST = 1_000
@@ -70,15 +87,23 @@ async def stdio(
 async def _read(
     process: asyncio.subprocess.Process, into: MemoryObjectSendStream[SessionMessage | Exception], lost: Callable[[str], None]
 ) -> None:
-    stdout, garbage, why = process.stdout, 0, "it has ended"
+    stdout, garbage, unasked, why = process.stdout, 0, 0, "it has ended"
     try:
         while stdout is not None and (line := await stdout.readline()) and garbage <= MAX_GARBAGE:
+            message: SessionMessage | Exception | None
             try:
-                message: SessionMessage | Exception = SessionMessage(types.jsonrpc_message_adapter.validate_json(line, by_name=False))
+                said = types.jsonrpc_message_adapter.validate_json(line, by_name=False)
+                message = None if _means_nothing(said) else SessionMessage(said)
+                unasked += isinstance(said, types.JSONRPCNotification | types.JSONRPCRequest)
             except ValueError as error:
                 garbage += 1
-                message = error
-            await into.send(message)
+                failed = _failed(line)
+                message = error if failed is None else SessionMessage(failed)
+            if message is not None:
+                await into.send(message)
+            if unasked >= MAX_UNASKED:  # lines that are there already come without a wait, and would leave nobody else a turn
+                unasked = 0
+                await anyio.sleep(_MOMENT)
         if garbage > MAX_GARBAGE:
             why = f"{garbage} of its lines made no sense"
     except ValueError:  # what StreamReader says of a line that is too long
@@ -87,6 +112,24 @@ async def _read(
         return
     lost(why)
     into.close()
+
+
+def _means_nothing(said: Any) -> bool:
+    """A notification that nothing here listens to."""
+    return isinstance(said, types.JSONRPCNotification) and said.method != "notifications/tools/list_changed"
+
+
+def _failed(line: bytes) -> types.JSONRPCError | None:
+    """What is no message but names a request, as the failure of that request; None if it names none."""
+    try:
+        said = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    number = said.get("id") if isinstance(said, dict) and "method" not in said else None
+    if isinstance(number, bool) or not isinstance(number, int | str):
+        return None
+    data = types.ErrorData(code=types.INTERNAL_ERROR, message="what it answered is no message of MCP")
+    return types.JSONRPCError(jsonrpc="2.0", id=number, error=data)
 
 
 async def _write(process: asyncio.subprocess.Process, out: MemoryObjectReceiveStream[SessionMessage]) -> None:
@@ -102,14 +145,61 @@ async def _write(process: asyncio.subprocess.Process, out: MemoryObjectReceiveSt
 
 async def _log(process: asyncio.subprocess.Process, name: str) -> None:
     """What a server says on stderr, a line each."""
-    while process.stderr is not None:
-        try:
-            line = await process.stderr.readline()
-        except ValueError:
-            continue
-        if not line:
-            return
-        log.info("MCP server %s says: %s", name, line[:1000].decode(errors="replace").rstrip())
+    stderr, said = process.stderr, _Said(name)
+    try:
+        while stderr is not None and (piece := await stderr.read(_PIECE)):
+            if said.take(piece, anyio.current_time()):
+                await anyio.sleep(_MOMENT)
+    finally:
+        with anyio.move_on_after(_EXIT_SECONDS, shield=True):  # its last words often say why it has ended
+            while stderr is not None and (piece := await stderr.read(_PIECE)):
+                said.take(piece, anyio.current_time())
+                await anyio.sleep(0)
+        said.end()
+
+
+class _Said:
+    """Lines of stderr: as many as may be are logged, of the others the last are kept."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._begun = b""
+        """The line that has not ended, as far as it is kept."""
+        self._allowed, self._at = float(LOGGED_LINES), 0.0
+        self._missing = 0
+        self._last: deque[bytes] = deque(maxlen=LAST_LINES)
+
+    def take(self, piece: bytes, now: float) -> bool:
+        """True if something of it was not logged: whoever says too much is read slowly."""
+        before = self._missing
+        self._allowed = min(LOGGED_LINES, self._allowed + (now - self._at) / LINE_SECONDS)
+        self._at = now
+        *lines, rest = piece.split(b"\n")
+        for line in lines:
+            self._line((self._begun + line[:LINE])[:LINE])
+            self._begun = b""
+        self._begun = (self._begun + rest[:LINE])[:LINE]
+        return self._missing > before or not lines
+
+    def _line(self, line: bytes) -> None:
+        if self._allowed >= 1:
+            self._allowed -= 1
+            self._tell(line)
+        else:
+            self._missing += 1
+            self._last.append(line)
+
+    def end(self) -> None:
+        """The last of what was not logged."""
+        if self._begun:
+            self._line(self._begun)
+        if self._missing:
+            log.info("MCP server %s said %d lines more; the last of them:", self._name, self._missing)
+        for line in self._last:
+            self._tell(line)
+
+    def _tell(self, line: bytes) -> None:
+        log.info("MCP server %s says: %s", self._name, line.decode(errors="replace").rstrip())
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:

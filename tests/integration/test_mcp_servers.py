@@ -26,7 +26,7 @@ from llmos.services.init.settings import read_settings
 from llmos.services.tools import server as servers
 from llmos.services.tools.config import Server
 from llmos.services.tools.server import Gone, connected
-from llmos.services.tools.stdio import MAX_LINE
+from llmos.services.tools.stdio import LAST_LINES, LINE, LOGGED_LINES, MAX_LINE, MAX_UNASKED
 from llmos.syscalls.abi import param
 
 from .conftest import Boot
@@ -155,6 +155,59 @@ async def test_some_lines_of_garbage_are_forgiven_and_only_wanted_tools_taken() 
     async with connected("bad", stdio_server("garbage=20", tools=["add", "nosuch"])) as connection:
         assert [tool.name for tool in await connection.tools()] == ["bad.add"]
         assert (await connection.call("add", asked(a=1, b=2))).text == "3"
+
+
+# --- what no SDK would say
+
+RUDE = Server(command=[sys.executable, str(Path(__file__).parents[1] / "support/rude_mcp.py")])
+
+
+@pytest.mark.parametrize("how", ["wrong", "wrong-content", "no-result"])
+async def test_an_answer_that_is_no_message_fails_its_call_at_once(how: str) -> None:
+    async with connected("rude", RUDE) as connection:
+        with anyio.fail_after(5):
+            said = await connection.call("be", asked(how=how))
+        assert said.is_error
+        assert "did not answer" in said.text
+        assert (await connection.call("be", asked(how="well"))).text == "well done"
+
+
+@pytest.mark.parametrize("how", ["notify", "changed"])
+@pytest.mark.parametrize("times", [5_000, pytest.param(200_000, marks=pytest.mark.soak)])
+async def test_a_flood_of_notifications_leaves_others_their_turn(how: str, times: int) -> None:
+    async with connected("rude", RUDE) as connection:
+        longest, over = 0.0, anyio.Event()
+
+        async def others() -> None:
+            nonlocal longest
+            while not over.is_set():
+                begun = anyio.current_time()
+                await anyio.sleep(0.001)
+                longest = max(longest, anyio.current_time() - begun)
+
+        begun = anyio.current_time()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(others)
+            assert (await connection.call("be", asked(how=how, times=times))).text == f"{how} done"
+            over.set()
+        assert anyio.current_time() - begun > times / MAX_UNASKED * 0.008, "whoever says too much is read slowly"
+        assert longest < 0.5
+
+
+@pytest.mark.parametrize(("how", "times"), [("shout", 100_000), ("shout-on", 20_000)])
+async def test_of_what_a_server_says_on_stderr_the_beginning_and_the_end_are_logged(
+    caplog: pytest.LogCaptureFixture, how: str, times: int
+) -> None:
+    caplog.set_level("INFO", "llmos.tools")
+    async with connected("rude", RUDE) as connection:
+        assert (await connection.call("be", asked(how=how, times=times))).text == f"{how} done"
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) <= LOGGED_LINES + LAST_LINES + 2
+    assert all(len(line) <= LINE + 100 for line in lines)
+    if how == "shout":
+        assert "line 0 " in lines[0]
+        assert f"line {times - 1} " in lines[-1]
+        assert any("lines more" in line for line in lines)
 
 
 # --- HTTP that leads elsewhere
