@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -66,3 +67,41 @@ async def test_a_program_in_a_runner_has_its_own_rights_and_no_others(tmp_path: 
                 value = (await (await system.spawn("programs:connects")).wait()).value
     assert value.startswith("NotPermitted: ")
     assert value.endswith("own calls work: True")
+
+
+CROWD = """
+import resource, socket, sys
+path, count = sys.argv[1], int(sys.argv[2])
+most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+greeting = b"\\xff" + bytes(8) + b"\\x7f\\x03\\x00NULL" + bytes(16) + bytes(32)  # of ZMTP 3.0, without what must come next
+crowd = []
+for number in range(count):
+    each = socket.socket(socket.AF_UNIX)
+    each.connect(path)
+    each.sendall((b"", b"\\xff", greeting)[number % 3])
+    crowd.append(each)
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.soak)])
+async def test_connections_that_say_nothing_or_half_of_it_leave_others_served(tmp_path: Path, count: int) -> None:
+    """A third says nothing, a third a byte, a third greets and goes silent; meanwhile somebody works."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        async with daemon(tmp_path, patience=120.0) as endpoint:
+            words = [sys.executable, "-c", CROWD, str(endpoint.path), str(count)]
+            with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as crowd:
+                assert crowd.stdout is not None
+                assert await anyio.to_thread.run_sync(crowd.stdout.readline) == b"ready\n"
+                with anyio.fail_after(20):
+                    async with llmos.connect(home=tmp_path) as system:
+                        context = await system.open(system="s")
+                        assert (await context.generate(user="x", max_tokens=3, ignore_stop=True)).reason == "length"
+                        assert len(endpoint.sessions) == 1
+                crowd.communicate()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
