@@ -13,6 +13,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
 
@@ -23,6 +24,9 @@ from .port import Port
 from .program import Programs
 from .system import System
 
+if TYPE_CHECKING:
+    from .clientkey import ClientKey
+
 TERM_SECONDS = 2.0
 """How long programs have between TERM and KILL when their client leaves."""
 BYE_SECONDS = 5.0
@@ -30,8 +34,12 @@ BYE_SECONDS = 5.0
 
 
 @asynccontextmanager
-async def connect(path: Path, *, folders: tuple[Path, ...], model: str | None = None, name: str = "host") -> AsyncIterator[System]:
-    """Connect to the daemon at a socket. `folders` is where agents are looked for; `model` what contexts use that name none.
+async def connect(
+    path: Path | str, *, folders: tuple[Path, ...], model: str | None = None, name: str = "host", key: ClientKey | None = None
+) -> AsyncIterator[System]:
+    """Connect to the daemon at a socket, or with a key at tcp://HOST:PORT.
+
+    `folders` is where agents are looked for; `model` what contexts use that name none.
 
     Raises NotFound if no daemon is there, NotPermitted, NotSupported if it is of another version, TimedOut.
     """
@@ -40,7 +48,7 @@ async def connect(path: Path, *, folders: tuple[Path, ...], model: str | None = 
     except RuntimeError:
         raise NotSupported("llmos runs on asyncio's loop: start yours with asyncio.run, or anyio.run and its asyncio backend") from None
     async with AsyncExitStack() as stack:
-        link = Link(path, loop)
+        link = Link(path, loop, key)
         stack.callback(link.close)
         welcome = await link.open(name)
         link.port = port = Port(link, loop)

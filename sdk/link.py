@@ -11,19 +11,35 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import select
 import socket
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import zmq
 
 from llmos.syscalls import wire
-from llmos.syscalls.abi import Fault, IntegrityError, NotFound, NotPermitted, NotSupported, Request, ShutDown, TimedOut, param
-from llmos.syscalls.peer import handle_on, peer_of, shut_down
+from llmos.syscalls.abi import (
+    Fault,
+    IntegrityError,
+    InvalidArgument,
+    NotFound,
+    NotPermitted,
+    NotSupported,
+    Request,
+    ShutDown,
+    TimedOut,
+    param,
+)
+from llmos.syscalls.peer import descriptor_of, handle_on, peer_of, shut_down
 
 from .port import MAX_PIECES, Notice, Port, Stream
+
+if TYPE_CHECKING:
+    from .clientkey import ClientKey
 
 HELLO_SECONDS = 10.0
 """How long a daemon has to answer the first message."""
@@ -33,6 +49,9 @@ TURN = 256
 """Messages that are taken in one turn of the loop."""
 _LAST_WORDS_SECONDS = 0.05
 """From the end of a connection until libzmq has surely read what came before it."""
+_REFUSALS = (
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_DISCONNECTED
+)
 _TOP_UP = MAX_PIECES // 4
 """Pieces of a stream read, after which the daemon is told."""
 
@@ -40,8 +59,9 @@ _TOP_UP = MAX_PIECES // 4
 class Link:
     """See the module. Made on the caller's loop."""
 
-    def __init__(self, path: Path, loop: asyncio.AbstractEventLoop) -> None:
-        self.path, self._loop = path, loop
+    def __init__(self, path: Path | str, loop: asyncio.AbstractEventLoop, key: ClientKey | None = None) -> None:
+        """`path` is the daemon's socket; or, with a key, its address, such as tcp://HOST:PORT."""
+        self.path, self._loop, self._key = path, loop, key
         self.port: Port | None = None
         self.ended: Callable[[int], None] = _ignore
         """Called for every process of this client that has died."""
@@ -64,6 +84,13 @@ class Link:
         self._socket.setsockopt(zmq.RCVHWM, 0)  # bounded by credit, and by what is asked for
         self._socket.setsockopt(zmq.MAXMSGSIZE, param.MAX_REPLY)
         self._socket.setsockopt(zmq.RECONNECT_IVL, -1)  # another daemon at this path knows nothing of our processes
+        self._monitor: zmq.Socket[Any] | None = None
+        if key is not None:
+            self._socket.setsockopt(zmq.CURVE_SERVERKEY, key.daemon.encode())
+            self._socket.setsockopt(zmq.CURVE_PUBLICKEY, key.public.encode())
+            self._socket.setsockopt(zmq.CURVE_SECRETKEY, key.secret.encode())
+            self._socket.setsockopt(zmq.HANDSHAKE_IVL, int(HELLO_SECONDS * 1000))
+            self._monitor = self._socket.get_monitor_socket(_REFUSALS)
         self._descriptor = self._socket.fileno()
         self._epoll = select.epoll()
 
@@ -74,10 +101,15 @@ class Link:
 
         Raises NotFound if nobody is there, NotPermitted, NotSupported for another version, TimedOut.
         """
-        _probe(self.path)
+        if self._monitor is None:
+            _probe(Path(self.path))
+        else:
+            await _probe_address(str(self.path))
+            self._loop.add_reader(self._monitor.fileno(), self._refused)
+            self._refused()  # its descriptor tells of what comes once its events have been asked for
         self._loop.add_reader(self._descriptor, self._drain)
         self._loop.add_reader(self._epoll.fileno(), self._departed)
-        self._socket.connect(f"ipc://{self.path}")
+        self._socket.connect(f"ipc://{self.path}" if self._monitor is None else str(self.path))
         hello = wire.Hello(wire.PROTOCOL, wire.shape(), name)
         self._send(hello if secret is None else wire.Claim(wire.PROTOCOL, wire.shape(), secret))
         try:
@@ -108,6 +140,10 @@ class Link:
         self._epoll.close()
         if self._connection is not None:
             shut_down(self._connection)
+        if self._monitor is not None:
+            self._loop.remove_reader(self._monitor.fileno())
+            self._socket.disable_monitor()
+            self._monitor.close(0)
         self._socket.close(0)
         self._context.term()
         for future in (self._welcome, self._over):
@@ -199,13 +235,12 @@ class Link:
     def _first(self) -> bytes:
         """The first message: it says who is there, and by what connection."""
         frame = self._socket.recv(zmq.NOBLOCK, copy=False)
-        peer = peer_of(frame)
-        self._connection = handle_on(peer.descriptor)
+        self._connection = handle_on(descriptor_of(frame))
         if self._connection is None:
             self._lose("is gone")
             return frame.bytes
-        if peer.user != os.getuid():
-            self._refuse(NotPermitted(f"the daemon at {self.path} belongs to another user, with the uid {peer.user}"))
+        if self._key is None and (user := peer_of(frame).user) != os.getuid():  # with a key it has proved who it is
+            self._refuse(NotPermitted(f"the daemon at {self.path} belongs to another user, with the uid {user}"))
         self._epoll.register(self._connection.fileno(), select.EPOLLRDHUP)
         self._watching = True
         return frame.bytes
@@ -253,6 +288,16 @@ class Link:
         if not self._welcome.done():
             self._welcome.set_exception(fault)
 
+    def _refused(self) -> None:
+        """The handshake over the network failed, or the connection ended before it was done."""
+        assert self._monitor is not None
+        while int(self._monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            self._monitor.recv_multipart()
+            if self._connection is None:
+                words = "the key file may be another daemon's, or the client no more in its llmos keys list"
+                self._refuse(NotPermitted(f"the daemon at {self.path} refused the key: {words}"))
+                self._lose("refused the key")
+
     def _departed(self) -> None:
         """The connection has ended: what was said before that is heard as soon as libzmq has read it."""
         self._unwatch()
@@ -295,6 +340,21 @@ def _probe(path: Path) -> None:
             raise NotFound(f"no daemon listens at {path}; start one with: llmos up") from None
         except OSError as error:
             raise NotPermitted(f"the socket {path} cannot be used: {error.strerror or error}") from None
+
+
+async def _probe_address(address: str) -> None:
+    """Raises NotFound unless somebody listens at tcp://HOST:PORT, InvalidArgument for what is no such address."""
+    found = re.fullmatch(r"tcp://(\[[0-9a-fA-F:.]+\]|[^:/\[\]\s]+):(\d{1,5})", address)
+    if found is None or not 0 < int(found[2]) < 65536:
+        raise InvalidArgument(f"{address[:200]!r} is no address: it is tcp://HOST:PORT")
+    try:
+        async with asyncio.timeout(HELLO_SECONDS):
+            _, writer = await asyncio.open_connection(found[1].strip("[]"), int(found[2]))
+        writer.close()
+    except TimeoutError:
+        raise TimedOut(f"{address} did not answer within {HELLO_SECONDS:g} s") from None
+    except OSError as error:
+        raise NotFound(f"no daemon listens at {address} ({error.strerror or error}); start one with: llmos up --listen {address}") from None
 
 
 def _ignore(argument: object) -> None:

@@ -138,6 +138,7 @@ def _daemon_commands(add: Callable[[str, Callable[[argparse.Namespace], int], st
     command.add_argument("--foreground", action="store_true", help="stay in the foreground and log to stderr, as a supervisor wants it")
     command.add_argument("--ready", type=int, help=argparse.SUPPRESS)
     command.add_argument("--no-pull", dest="pull", action="store_false", help=argparse.SUPPRESS)
+    command.add_argument("--listen", metavar="tcp://HOST:PORT", help="let clients in over the network too, with keys: see llmos keys")
     command.add_argument("--idle", type=float, metavar="MINUTES", help="end by itself after so long without a client and a process")
     system_options(command)
     _home(add("down", run, "end the system that runs in the background, in order", "llmos down"))
@@ -149,6 +150,26 @@ def _daemon_commands(add: Callable[[str, Callable[[argparse.Namespace], int], st
     command.add_argument("-n", "--lines", type=int, default=100, metavar="N", help="the last N lines (default: 100)")
     _home(command)
     _audit_command(add)
+    _key_command(add)
+
+
+def _key_command(add: Callable[[str, Callable[[argparse.Namespace], int], str, str], argparse.ArgumentParser]) -> None:
+    """What says who may come over the network."""
+
+    def run(found: argparse.Namespace) -> int:
+        from .keys import keys
+
+        return keys(found)
+
+    summary = "say who may come to the daemon over the network: list, new NAME, add NAME PUBLIC, remove NAME"
+    command = add(
+        "keys", run, summary, "llmos keys new laptop > laptop.key    (and there: llmos.connect('tcp://HOST:7007', key='laptop.key'))"
+    )
+    command.add_argument("action", nargs="?", default="list", choices=("list", "new", "add", "remove"), help="what to do (default: list)")
+    command.add_argument("name", nargs="?", metavar="NAME", help="what the client is called here")
+    command.add_argument("public", nargs="?", metavar="PUBLIC", help="its public key, if it has a pair of its own")
+    command.add_argument("--json", action="store_true", help="for scripts")
+    _home(command)
 
 
 def _audit_command(add: Callable[[str, Callable[[argparse.Namespace], int], str, str], argparse.ArgumentParser]) -> None:

@@ -46,7 +46,11 @@ def up(found: argparse.Namespace) -> int:
 
     from .store import provide
 
-    settings = read_settings(model=found.model, device=found.device, home=found.home, idle_minutes=found.idle)
+    settings = read_settings(model=found.model, device=found.device, home=found.home, idle_minutes=found.idle, listen=found.listen)
+    if settings.listen is not None:
+        from llmos.services.init.gate import demand_keys
+
+        demand_keys(settings.home)
     if (pid := daemon_pid(settings.home)) is not None:
         raise llmos.AlreadyExists(f"a daemon runs already for {settings.home}, with pid {pid}; llmos status shows it, llmos down ends it")
     if found.pull:
@@ -73,10 +77,11 @@ def _say_ready(descriptor: int | None) -> None:
 def _start(found: argparse.Namespace, home: Path) -> int:
     """Start the daemon, and wait until clients can connect."""
     began = time.monotonic()
-    options = {name: value for name in ("model", "device", "idle") if (value := getattr(found, name)) is not None}
+    options = {name: value for name in ("model", "device", "idle", "listen") if (value := getattr(found, name)) is not None}
     with _starting(home):
         pid = _launch(home, options)
-    print(f"llmos is up: pid {pid}, {socket_path(home)}, {time.monotonic() - began:.1f} s")
+    where = socket_path(home) if found.listen is None else f"{socket_path(home)} and {found.listen}"
+    print(f"llmos is up: pid {pid}, {where}, {time.monotonic() - began:.1f} s")
     return 0
 
 

@@ -41,6 +41,14 @@ def peer_of(frame: zmq.Frame) -> Peer:
         raise NotPermitted("the system does not say who is there") from None
 
 
+def descriptor_of(frame: zmq.Frame) -> int:
+    """libzmq's own descriptor of the connection that a frame came by: only to be duplicated, at once. -1 if it does not say."""
+    try:
+        return int(frame.get(_SOURCE))
+    except (ValueError, zmq.ZMQError):
+        return -1
+
+
 def is_below(pid: int, above: int) -> bool:
     """Whether `pid` descends from `above`, or is no more, so that nobody can tell. 0, of a namespace that is none of ours, does not.
 

@@ -97,9 +97,29 @@ async def _serve(settings: Settings, catalogue: Catalogue, path: Path, ready: Ca
 
     async with listening(settings, catalogue, path, failed=failed, deserted=deserted, above=os.getpid()):
         log.info("the daemon %d listens at %s", os.getpid(), path)
-        ready()
-        await over.wait()
-        log.info("the daemon goes down")
+        async with gated(settings, path):
+            ready()
+            await over.wait()
+            log.info("the daemon goes down")
+
+
+@asynccontextmanager
+async def gated(settings: Settings, path: Path) -> AsyncIterator[str | None]:
+    """Let clients with a key in over the network, if the settings say where: at this address. Raises what Gate.open does."""
+    if settings.listen is None:
+        yield None
+        return
+    from .gate import Gate
+
+    gate = Gate(settings.listen, path, settings.home)
+    gate.open()
+    log.info("clients with a key come in at %s", gate.bound)
+    serving = asyncio.create_task(gate.serve())
+    try:
+        yield gate.bound
+    finally:
+        serving.cancel()
+        gate.close()
 
 
 @asynccontextmanager

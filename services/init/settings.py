@@ -42,6 +42,8 @@ class Settings(BaseSettings):
     """The same for seconds of CPU."""
     idle_minutes: float | None = Field(default=None, gt=0, le=1e6)
     """After so long without a client and a process a daemon ends by itself; None: never, or 10 for one that llmsh has started."""
+    listen: str | None = Field(default=None, pattern=r"^tcp://(\*|\[[0-9a-fA-F:.]+\]|[^:/\[\]\s*]+):\d{1,5}$")
+    """tcp://HOST:PORT where a daemon lets in clients that have a key (llmos keys); None: nobody comes over the network."""
     audit: Literal["on", "full"] | None = None
     """Write every call down in HOME/audit; full: with what messages say (decision 19). A daemon always does, a boot if told to."""
     seed: int | None = Field(default=None, ge=0, lt=2**63)
