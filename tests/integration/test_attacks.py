@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -105,3 +106,28 @@ async def test_connections_that_say_nothing_or_half_of_it_leave_others_served(tm
                 crowd.communicate()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_an_http_request_makes_nobody_a_client(tmp_path: Path) -> None:
+    request = b"POST /?call=kill HTTP/1.1\r\nHost: evil.example\r\nOrigin: http://evil.example\r\nContent-Length: 2\r\n\r\n{}" * 20
+
+    def ask(path: Path) -> bytes:
+        heard = b""
+        with socket.socket(socket.AF_UNIX) as page:
+            page.settimeout(1)
+            page.connect(str(path))
+            try:
+                page.sendall(request)
+                while piece := page.recv(4096):
+                    heard += piece
+            except (ConnectionError, TimeoutError):  # let go, or not answered
+                pass
+        return heard
+
+    async with daemon(tmp_path) as endpoint:
+        heard = await anyio.to_thread.run_sync(ask, endpoint.path)
+        assert b"HTTP" not in heard
+        assert len(heard) < 100, "the greeting of ZeroMQ, and no more"
+        assert not endpoint.sessions
+        async with llmos.connect(home=tmp_path) as system:
+            assert len(await system.ps()) == 2
