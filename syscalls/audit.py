@@ -50,6 +50,8 @@ class Entry:
     """The errno it ended with; empty if it was done."""
     seconds: float
     """From its entry to its end."""
+    spare: bool = False
+    """Nothing was done: the call was refused, or only looked. Its record gives way where there is little room for those of others."""
 
     def plain(self, *, full: bool) -> dict[str, Any]:
         """What JSON can carry. With `full` contents too; secrets never."""

@@ -290,21 +290,23 @@ class Trap:
         now = self.core.clock()
         self.core.ledger.complete(call.record, now, result, error)
         if self.core.audit is not None:
-            self._write_down(call.pid, call.row.name, call.arguments, call.permits, error, now - call.record.begun)
+            self._write_down(call.pid, call.row.name, call.arguments, call.permits, error, now - call.record.begun, call.row.replayable)
 
     def refuse(self, request: Request, arguments: Arguments | None, permits: dict[str, int], fault: Fault) -> None:
         """The end of a call that never began: it is recorded and written down as any other."""
         self.core.ledger.refuse(request, arguments, self.core.clock(), fault.code)
         if self.core.audit is not None:
-            self._write_down(request.pid, request.name[:64], arguments, permits, fault.code, 0.0)
+            self._write_down(request.pid, request.name[:64], arguments, permits, fault.code, 0.0, True)
         request.sink.fail(fault)
 
-    def _write_down(self, pid: int, name: str, arguments: Arguments | None, permits: dict[str, int], error: str, seconds: float) -> None:
+    def _write_down(
+        self, pid: int, name: str, arguments: Arguments | None, permits: dict[str, int], error: str, seconds: float, spare: bool
+    ) -> None:
         core = self.core
         if core.audit is not None:
             process = core.kernel.table.all.get(pid)
             who, user = ("", "") if process is None else (process.name, process.user)
-            core.audit.put(Entry(core.wall(), pid, who, user, name, arguments, permits, error, seconds))
+            core.audit.put(Entry(core.wall(), pid, who, user, name, arguments, permits, error, seconds, spare))
 
 
 async def _after_asking(core: Core, call: Call, wanted: str) -> Any:

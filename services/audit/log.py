@@ -4,8 +4,8 @@
 
 `put` returns at once, and nothing waits for the disk: after kill -9 what was put in the last BATCH_SECONDS is missing, after a power
 cut what was not synced. If the disk is full or slow, lines wait in the queue; when MOST_WAITING of them do, `stuck` says so, and the trap
-refuses calls that change the world until there is room again. Other calls go on; those that find no place any more are counted, and
-the next line that is written says how many they were.
+refuses calls that change the world until there is room again. Calls that were refused or only looked have half of the queue, so that a
+flood of them stops nobody; those that find no place any more are counted, and the next line that is written says how many they were.
 
 Invariant: files are only appended to, by one writer (it holds the lock); a file that a crash tore is never touched again: the next
 one begins after it and says so. The oldest files go when all have more than MOST_BYTES, and a line says that they went. Knows nothing
@@ -48,6 +48,11 @@ CLOSE_SECONDS = 5.0
 class Entry(Protocol):
     """What is put: it is asked for its record on the log's thread."""
 
+    @property
+    def spare(self) -> bool:
+        """Nothing was done: it may be left out, and counted, before there is no room at all."""
+        ...
+
     def plain(self, *, full: bool) -> dict[str, Any]: ...
 
 
@@ -86,7 +91,7 @@ class Log:
 
     def put(self, entry: Entry) -> None:
         """Take a record."""
-        if len(self._queue) >= MOST_WAITING:
+        if len(self._queue) >= (MOST_WAITING // 2 if entry.spare else MOST_WAITING):
             self._dropped += 1
             return
         self._queue.append(entry)

@@ -146,6 +146,24 @@ def test_what_cannot_be_written_down_is_not_done(hand: Hand) -> None:
     hand.spawn()
 
 
+def test_what_did_nothing_says_so(hand: Hand) -> None:
+    book = hand.core.audit
+    assert isinstance(book, Book)
+    put, spare = book.put, {}
+
+    def noted(entry: Any) -> None:
+        spare[entry.call, entry.error] = entry.spare
+        put(entry)
+
+    book.put = noted  # type: ignore[method-assign]
+    pid = hand.spawn(capabilities=[]).pid
+    for call, arguments in (("pipe", {}), ("nonsense", {}), ("ps", {"limit": -1})):
+        with pytest.raises(Fault):
+            hand.call(pid, call, **arguments)
+    hand.call(hand.host, "ps")
+    assert spare == {("spawn", ""): False, ("pipe", "EPERM"): True, ("nonsense", "EINVAL"): True, ("ps", "EINVAL"): True, ("ps", ""): True}
+
+
 def test_a_line_has_a_bound(hand: Hand) -> None:
     pid = hand.spawn(capabilities=[f"llm:{'x' * 240}{n}" for n in range(100)]).pid
     hand.call(pid, "exit", status=3, reason="r" * 60_000)

@@ -24,6 +24,7 @@ class Note:
 
     def __init__(self, **record: Any) -> None:
         self.record = record
+        self.spare = False
 
     def plain(self, *, full: bool) -> dict[str, Any]:
         return self.record
@@ -268,8 +269,26 @@ def test_a_full_disk_is_said_waited_for_and_made_good(folder: Path, monkeypatch:
     assert [each["time"] for each in records(folder, Filter())] == [100.0 + n for n in range(5)]
 
 
+def test_a_flood_of_calls_that_did_nothing_stops_nobody(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_module, "MOST_WAITING", 100)
+    monkeypatch.setattr(log_module, "BATCH_SECONDS", 0.5)  # nothing is written while they come
+    log = Log(folder)
+    for entry in calls(10_000):
+        note = Note(**entry)
+        note.spare = True
+        log.put(note)
+    assert log.stuck() is None
+    log.put(Note(time=1.0, call="spawn", outcome="ok"))
+    log.close()
+    found = list(records(folder, Filter()))
+    assert found[-1]["call"] == "spawn"
+    assert f"{10_001 - len(found):,}".replace(",", "") in verify(folder).notes[0], "those that are missing are counted"
+
+
 def test_an_entry_that_cannot_be_read_does_not_end_the_log(folder: Path) -> None:
     class Bug:
+        spare = False
+
         def plain(self, *, full: bool) -> dict[str, Any]:
             raise ZeroDivisionError
 
