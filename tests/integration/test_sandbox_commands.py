@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import socket
 import time
 from pathlib import Path
@@ -170,6 +171,27 @@ async def test_cancellation_kills_all_of_it_at_once(tmp_path: Path) -> None:
         tasks.cancel_scope.cancel()
     assert time.monotonic() - begun < 1.0  # 0.1 s on a quiet machine
     assert not sleepers("98765")
+
+
+async def test_bubblewrap_is_killed_in_a_call() -> None:
+    """By whoever may: the call ends with an error at once, and nothing of the command is left."""
+    said: list[Said] = []
+
+    async def call() -> None:
+        said.append(await sh("echo begun; (setsid sleep 98764 &); sleep 98764"))
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(call)
+            while len(sleepers("98764")) < 2:
+                await asyncio.sleep(0.01)
+            wrapper = next(pid for pid in watch.below(os.getpid(), 100) if Path(f"/proc/{pid}/comm").read_text() == "bwrap\n")
+            os.kill(wrapper, signal.SIGKILL)
+        while sleepers("98764"):
+            await asyncio.sleep(0.01)
+    assert said[0].is_error
+    assert "begun" in said[0].text
+    assert "killed by signal 9" in said[0].text
 
 
 def sleepers(seconds: str) -> list[str]:
