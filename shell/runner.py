@@ -176,10 +176,13 @@ class Runner:
     # --- lines ----------------------------------------------------------------------------------------------------
 
     async def rc(self, path: Path) -> int | None:
-        """Run the lines of llmshrc, if there is one. A status, if it left the shell."""
+        """Run the lines of llmshrc, if there is one that nobody else may change. A status, if it left the shell."""
         if not path.exists():
             return None
         try:
+            about = path.stat()
+            if about.st_mode & 0o022 or about.st_uid not in (os.getuid(), 0):
+                raise Refused(f"{path} is not run, since others may change it: chmod go-w {path}")
             await self.source(str(path))
         except Refused as refused:
             await self._shell.terminal.error(f"llmsh: {refused}")

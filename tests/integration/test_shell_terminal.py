@@ -391,6 +391,15 @@ def test_the_lines_of_llmshrc_come_first(tmp_path: Path) -> None:
     assert Terminal(tmp_path).end() == 7
 
 
+def test_an_llmshrc_that_others_may_change_is_not_run(tmp_path: Path) -> None:
+    (tmp_path / "llmshrc").write_text("alias say='echo said'\n")
+    (tmp_path / "llmshrc").chmod(0o666)
+    terminal = Terminal(tmp_path)
+    terminal.wait_for("is not run, since others may change it")
+    terminal.prompt()
+    assert "said" not in terminal.line("alias")
+
+
 def test_a_dumb_terminal(tmp_path: Path) -> None:
     terminal = Terminal(tmp_path, term="dumb", load=0.5)
     terminal.prompt()
