@@ -4,7 +4,9 @@
     python benchmarks/wire.py --device cpu        the default model
 
 Prints one table: the latency of one call at a time (median, 95th percentile), calls a second with 64 under way, the time from the
-start of a process to the first byte of `llmsh -c 'ask ...'`, and the decode rate with and without 2,000 calls a second beside it.
+start of a process to the first byte of `llmsh -c 'ask ...'`, and the decode rate with and without 2,000 calls a second beside it. Then, on a
+daemon of its own with the dummy device: a call over tcp with a key and over the socket, in turns; and calls while CLIENTS clients with EACH
+processes each are there.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import socket
 import statistics
 import subprocess
 import sys
@@ -30,6 +33,9 @@ import llmos
 STREAMS = 4
 """Generations that run beside the calls."""
 UNDER_WAY = 64
+CLIENTS, EACH = 200, 5
+TURNS = 5
+"""How often the socket and tcp take turns."""
 PAIRS, PIECE = 9, 2.0
 """How often decoding alone and decoding beside calls are alternated, and the seconds of each."""
 
@@ -149,6 +155,78 @@ async def measure(home: Path, pid: int, count: int) -> None:
         print(f"   {statistics.median(losses):+.1%} of its pair, from {losses[0]:+.1%} to {losses[-1]:+.1%}")
 
 
+CROWD = """
+import anyio, llmos, sys
+from contextlib import AsyncExitStack
+async def main():
+    async with AsyncExitStack() as stack:
+        for _ in range(int(sys.argv[2])):
+            system = await stack.enter_async_context(llmos.connect(home=sys.argv[1]))
+            for _ in range(int(sys.argv[3])):
+                await system.spawn("chat")
+        print("there", flush=True)
+        await anyio.sleep_forever()
+anyio.run(main)
+"""
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory of a process."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+async def measure_more(home: Path, pid: int, address: str, key: Path, count: int) -> None:
+    """Over tcp, and beside a crowd."""
+    async with llmos.connect(home=home) as near, llmos.connect(address, key=key) as far:
+        times: dict[str, list[float]] = {"socket": [], "tcp": []}
+        for _ in range(TURNS):
+            for name, system in (("socket", near), ("tcp", far)):
+                times[name] += await latencies(system.clock, count // TURNS)
+        for name, label in (("socket", "one call over the socket, dummy device"), ("tcp", "the same over tcp, with a key")):
+            line(label, sorted(times[name]))
+        before, parts = resident(pid), 4
+        command = [sys.executable, "-c", CROWD, str(home), str(CLIENTS // parts), str(EACH)]
+        began = time.perf_counter()
+        crowd = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(parts)]
+        try:
+            for each in crowd:
+                if each.stdout is None or not await anyio.to_thread.run_sync(each.stdout.readline):
+                    raise SystemExit("a crowd failed")
+            took = time.perf_counter() - began
+            there = len(await near.ps())
+            print(
+                f"{CLIENTS} clients of 4 OS processes, {there} processes: there after {took:.1f} s, daemon +{(resident(pid) - before) >> 20} MiB"
+            )
+            line("one call beside them", await latencies(near.clock, count))
+            line("ps beside them", await latencies(near.ps, 50))
+        finally:
+            for each in crowd:
+                each.kill()
+                each.wait()
+        began = time.perf_counter()
+        while len(await near.ps()) > 3:  # init and the two that measure
+            await anyio.sleep(0.01)
+        print(f"all of their processes gone {time.perf_counter() - began:.2f} s after the clients were killed")
+
+
+def more(environment: dict[str, str], count: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        own = {**environment, "LLMOS_HOME": folder, "LLMOS_DEVICE": "dummy"}
+        llmos_command = [sys.executable, "-m", "llmos"]
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        key = home / "bench.key"
+        key.write_text(subprocess.run([*llmos_command, "keys", "new", "bench"], env=own, check=True, capture_output=True, text=True).stdout)
+        subprocess.run([*llmos_command, "up", "--listen", address], env=own, check=True, stdout=subprocess.DEVNULL)
+        try:
+            from llmos.services.init.place import daemon_pid
+
+            anyio.run(measure_more, home, daemon_pid(home), address, key, count)
+        finally:
+            subprocess.run([*llmos_command, "down"], env=own, check=True, stdout=subprocess.DEVNULL)
+
+
 def first_byte(environment: dict[str, str]) -> float:
     """Seconds from the start of llmsh to the first byte of a reply."""
     began = time.perf_counter()
@@ -188,6 +266,7 @@ def main() -> None:
             print(f"{label:<44} median {times[3]:.3f} s   best {times[0]:.3f} s   worst {times[-1]:.3f} s")
         finally:
             subprocess.run([sys.executable, "-m", "llmos", "down"], env=environment, check=True, stdout=subprocess.DEVNULL)
+        more(environment, found.count)
 
 
 if __name__ == "__main__":
