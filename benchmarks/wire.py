@@ -4,9 +4,9 @@
     python benchmarks/wire.py --device cpu        the default model
 
 Prints one table: the latency of one call at a time (median, 95th percentile), calls a second with 64 under way, the time from the
-start of a process to the first byte of `llmsh -c 'ask ...'`, and the decode rate with and without 2,000 calls a second beside it. Then, on a
-daemon of its own with the dummy device: a call over tcp with a key and over the socket, in turns; and calls while CLIENTS clients with EACH
-processes each are there.
+start of a process to the first byte of `llmsh -c 'ask ...'`, and the decode rate with and without 2,000 calls a second beside it.
+Then, on a daemon of its own with the dummy device: a call over tcp with a key and over the socket, in turns; and calls while CLIENTS
+clients with EACH processes each are there.
 """
 
 from __future__ import annotations
@@ -194,9 +194,8 @@ async def measure_more(home: Path, pid: int, address: str, key: Path, count: int
                     raise SystemExit("a crowd failed")
             took = time.perf_counter() - began
             there = len(await near.ps())
-            print(
-                f"{CLIENTS} clients of 4 OS processes, {there} processes: there after {took:.1f} s, daemon +{(resident(pid) - before) >> 20} MiB"
-            )
+            grown = (resident(pid) - before) >> 20
+            print(f"{CLIENTS} clients of {parts} OS processes, {there} processes: there after {took:.1f} s, daemon +{grown} MiB")
             line("one call beside them", await latencies(near.clock, count))
             line("ps beside them", await latencies(near.ps, 50))
         finally:

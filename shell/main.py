@@ -24,6 +24,7 @@ examples:
   llmsh -c 'spawn summarise < README.md > summary.txt'
   echo 'ps' | llmsh                            commands from a pipe, one a line
   llmsh nightly.llmsh notes.txt                a script; notes.txt is $1
+  llmsh --connect tcp://gpu:7007 --key gpu.key a daemon on another machine
   llmsh --model qwen2.5 --home /data/llmos     another model, another place for models and history
 
 exit status: 0 done, 1 failed, 2 wrong usage, 126 cannot run, 127 not found, 128+N ended by signal N"""
@@ -43,6 +44,8 @@ class Options:
     embedded: bool = False
     rc: bool = True
     """Whether llmshrc of the home is run first, at a terminal."""
+    address: str | None = None
+    key: Path | None = None
 
 
 def system_options(parser: argparse.ArgumentParser) -> None:
@@ -73,6 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--norc", action="store_true", help="do not run the lines of llmshrc in the home, which a shell at a terminal begins with"
     )
+    parser.add_argument("--connect", dest="address", metavar="tcp://HOST:PORT", help="use the daemon there, with the key that it knows")
+    parser.add_argument("--key", metavar="FILE", type=Path, help="the file that llmos keys new wrote on that machine")
     system_options(parser)
     parser.add_argument("--version", action="version", version=f"llmsh {llmos.__version__}")
     return parser
@@ -88,9 +93,14 @@ def main(argv: list[str] | None = None) -> int:
         script, *words = words
     if found.demo and (found.commands is not None or script is not None):
         parser.error("--demo runs no other commands: leave out -c or FILE")
+    if (found.address is None) != (found.key is None):
+        parser.error("--connect tcp://HOST:PORT takes --key FILE, and the other way round")
+    if found.address is not None and (found.embedded or found.device is not None):
+        parser.error("--connect is to a daemon elsewhere: leave out --embedded and --device")
     options = Options(
-        found.commands, script, tuple(words), found.demo, found.model, found.device, found.home, found.embedded, not found.norc
-    )
+        found.commands, script, tuple(words), found.demo, found.model, found.device, found.home, found.embedded, not found.norc,
+        found.address, found.key,
+    )  # fmt: skip
     try:
         from .run import run
 

@@ -47,7 +47,7 @@ def run(options: Options) -> int:
         print("llmsh: the command line is not UTF-8 text [EILSEQ]: put the commands in a file and save that as UTF-8", file=sys.stderr)
         return USAGE
     try:
-        system = _daemon(options) or _own(options)
+        system = _elsewhere(options) or _daemon(options) or _own(options)
     except _WrongUsage as wrong:
         complain("llmsh", wrong.__cause__)
         return USAGE
@@ -78,6 +78,18 @@ class _Reached:
     home: Path
     model: str
     """For the progress line."""
+
+
+def _elsewhere(options: Options) -> _Reached | None:
+    """The system of a daemon on another machine, if one is named."""
+    if options.address is None:
+        return None
+    address, home = options.address, home_of(options.home)
+    return _Reached(
+        lambda: llmos.connect(address, key=options.key, home=home, model=options.model, name="llmsh"),
+        home,
+        options.model or "the daemon's model",
+    )
 
 
 def _daemon(options: Options) -> _Reached | None:

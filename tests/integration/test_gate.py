@@ -215,6 +215,17 @@ def test_the_commands(tmp_path: Path) -> None:
         assert address in up.stdout
         with llmos.sync.connect(address, key=tmp_path / "laptop.key") as system:
             assert system.ps()
+        shell = [
+            "--connect",
+            address,
+            "--key",
+            str(tmp_path / "laptop.key"),
+            "-c",
+            "echo far > /home/x; ask hello > /dev/null; cat /home/x",
+        ]
+        ran = llmos_command(tmp_path / "elsewhere", "sh", *shell)
+        assert (ran.returncode, ran.stdout) == (0, "far\n"), ran.stderr
+        assert llmos_command(tmp_path, "sh", "--connect", address, "-c", "ps").returncode == 2
     finally:
         assert llmos_command(tmp_path, "down").returncode == 0
     assert llmos_command(tmp_path, "keys", "remove", "laptop").stdout == "laptop is let in no more\n"
