@@ -54,6 +54,8 @@ class Job:
     desk: Desk | None = None
     """Its keyboard, if it may have one."""
     stopped: bool = False
+    several: bool = False
+    """Its process has children of its own and generates nothing: Ctrl-C ends it as it ends a pipeline."""
     left: bool = False
     """It ended with `exit`."""
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
@@ -125,7 +127,7 @@ class Job:
                 pass  # it has ended meanwhile
 
     async def interrupt(self) -> None:
-        """Ctrl-C. The first ends the bursts, and a pipeline; the second terminates what still runs, the third kills it.
+        """Ctrl-C. The first ends the bursts, and a pipeline or map; the second terminates what still runs, the third kills it.
 
         What has no process yet (a job that waits for the model, or for another job) is cancelled at once.
         """
@@ -134,7 +136,11 @@ class Job:
         if not children:
             self.scope.cancel()
             return
-        signals = ["INT", "TERM"] if self.interrupts == 1 and len(children) > 1 else [("INT", "TERM", "KILL")[min(self.interrupts, 3) - 1]]
+        signals = (
+            ["INT", "TERM"]
+            if self.interrupts == 1 and (self.several or len(children) > 1)
+            else [("INT", "TERM", "KILL")[min(self.interrupts, 3) - 1]]
+        )
         for signal in signals:
             for child in children:
                 if child in self.children or child in self.commands:

@@ -48,6 +48,7 @@ async def map_lines(call: Call) -> int:
         await system.agent(agent.each or "")
     except llmos.Fault as fault:
         raise _cannot_run(fault) from None
+    call.job.several = True
     return await run_agent(call, agent, "", given)
 
 

@@ -111,3 +111,10 @@ async def test_states(status: int, state: str) -> None:
     job.finish(status)
     assert job.state == state
     assert job.begun.is_set()
+
+
+async def test_a_process_with_children_of_its_own_ends_with_the_first_interrupt() -> None:
+    job, child = Job("map", foreground=True, several=True), Child(5)
+    job.started(child)
+    await job.interrupt()
+    assert child.signals == ["INT", "TERM"]
