@@ -44,10 +44,11 @@ async def fan_out(me: Process, state: State) -> int:
 
 async def _line(me: Process, state: State) -> str | None:
     """The next line that is not blank; None if there is none."""
-    if state.given is not None:
+    while state.given is not None:
         given, _, rest = state.given.partition("\n")
         state.given = rest or None
-        return given if given.strip() else await _line(me, state)
+        if given.strip():
+            return given
     while line := await me.stdin.readline(param.MAX_TEXT):
         if line.strip():
             return line.removesuffix("\n")

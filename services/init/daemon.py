@@ -115,11 +115,17 @@ async def gated(settings: Settings, path: Path) -> AsyncIterator[str | None]:
     gate.open()
     log.info("clients with a key come in at %s", gate.bound)
     serving = asyncio.create_task(gate.serve())
+    serving.add_done_callback(_tell)
     try:
         yield gate.bound
     finally:
         serving.cancel()
         gate.close()
+
+
+def _tell(serving: asyncio.Task[None]) -> None:
+    if not serving.cancelled() and (error := serving.exception()) is not None:
+        log.error("nobody comes in over the network any more: the gate has failed", exc_info=error)
 
 
 @asynccontextmanager

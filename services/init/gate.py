@@ -15,6 +15,7 @@ import logging
 import select
 import socket
 import time
+from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,7 @@ LOOK_SECONDS = 1.0
 """Between two looks at the keys, and at who is silent."""
 MOST_HELD = 2 * param.MAX_MESSAGE
 """Bytes of a client that the daemon has not taken yet: one that sends more is hung up."""
+_REMEMBERED = 256
 _WAITING = 64
 """Messages of a client that libzmq takes in before it must wait."""
 
@@ -63,6 +65,8 @@ class Gate:
         self.address, self._path, self._home = address, path, home
         self._lines: dict[bytes, _Line] = {}
         self._watched: dict[int, _Line] = {}
+        self._ended: deque[bytes] = deque(maxlen=_REMEMBERED)
+        """Identities of lines that are over: what they still had under way begins no new one."""
 
     def open(self) -> None:
         """Listen. Raises NotPermitted if no client may come in, NotFound, BadFormat, NotSupported for an address that cannot be."""
@@ -122,6 +126,8 @@ class Gate:
 
     def _take(self, identity: bytes, frames: list[Any]) -> None:
         line = self._lines.get(identity)
+        if line is None and identity in self._ended:
+            return
         if len(frames) != 1:
             if line is not None:
                 self._end(line, "a message is one frame")
@@ -198,6 +204,7 @@ class Gate:
     def _end(self, line: _Line, why: str) -> None:
         if self._lines.pop(line.identity, None) is None:
             return
+        self._ended.append(line.identity)
         current = asyncio.current_task()
         for task in line.tasks:
             if task is not current:
