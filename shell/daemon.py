@@ -10,7 +10,6 @@ Whether a daemon runs is told by the lock of its home, never by the socket. Know
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import logging
 import os
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import llmos
-from llmos.services.init.place import daemon_folder, daemon_pid, home_of, private_folder, socket_path
+from llmos.services.init.place import daemon_folder, daemon_pid, home_of, one_at_a_time, private_folder, socket_path
 
 if TYPE_CHECKING:
     from llmos.services.init.settings import Settings
@@ -103,13 +102,8 @@ def ensure(settings: Settings, model: str | None, say: Callable[[str], None]) ->
 @contextmanager
 def _starting(home: Path) -> Iterator[None]:
     """Of several who find that no daemon runs, one starts it, and the others wait here until it is there."""
-    folder = private_folder(daemon_folder(home))
-    descriptor = os.open(folder / "starting", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with one_at_a_time(private_folder(daemon_folder(home)) / "starting"):
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _launch(home: Path, options: Mapping[str, object], *flags: str) -> int:

@@ -8,7 +8,6 @@ Read whenever somebody comes, so that a change holds at once. A client's secret 
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ import zmq
 from llmos.kernel.errno import AlreadyExists, BadFormat, InvalidArgument, NotFound, NotSupported
 from llmos.sdk.clientkey import Z85, ClientKey
 
-from .place import private_folder
+from .place import one_at_a_time, private_folder
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MOST = 1_000
@@ -98,12 +97,8 @@ def _folder(home: Path) -> Path:
 def _changing(home: Path) -> Iterator[Path]:
     """One at a time."""
     folder = private_folder(_folder(home))
-    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with one_at_a_time(folder / "lock"):
         yield folder
-    finally:
-        os.close(descriptor)
 
 
 def _write(path: Path, text: str) -> None:
