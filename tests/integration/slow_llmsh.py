@@ -33,9 +33,8 @@ class SlowDevice(DummyDevice):
         start = len(context) - context[::-1].index(256) + 1  # after <turn> and the letter of the role
         said = bytes(context[start:])
         question = bytes(token for token in context[:start] if token < 256)
-        words = (
-            "short. " if question.removesuffix(b"a").rstrip().endswith(b"short") else "".join(f"w{number} " for number in range(2000))
-        ).encode()
+        asked = question.removesuffix(b"a").rstrip().removesuffix(b"Summary:").rstrip()
+        words = ("short. " if asked.endswith(b"short") else "".join(f"w{number} " for number in range(2000))).encode()
         return words[len(said)] if len(said) < len(words) else END
 
 

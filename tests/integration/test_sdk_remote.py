@@ -247,7 +247,7 @@ async def test_an_agent_file_runs_on_it(system: llmos.System, endpoint: Endpoint
     child = await system.spawn("summarise", "The sun rose.", model="far")
     await child.stdin.close()
     assert (await child.wait()).status == 0
-    assert endpoint.prompts()[0][-1]["content"].endswith("The sun rose.")
+    assert "The sun rose." in endpoint.prompts()[0][-1]["content"]
 
 
 async def test_models_say_what_leaves_the_machine(system: llmos.System) -> None:
