@@ -14,6 +14,7 @@ import os
 import re
 import select
 import socket
+import struct
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -292,11 +293,13 @@ class Link:
         """The handshake over the network failed, or the connection ended before it was done."""
         assert self._monitor is not None
         while int(self._monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-            self._monitor.recv_multipart()
-            if self._connection is None:
+            (event,) = struct.unpack_from("=H", self._monitor.recv_multipart()[0])  # zmq_socket_monitor: 16 bits of event, 32 of value
+            if self._connection is not None:
+                continue
+            if event != zmq.EVENT_DISCONNECTED:
                 words = "the key file may be another daemon's, or the client no more in its llmos keys list"
                 self._refuse(NotPermitted(f"the daemon at {self.path} refused the key: {words}"))
-                self._lose("refused the key")
+            self._lose("hung up before it said a word: it may be on its way down")
 
     def _departed(self) -> None:
         """The connection has ended: what was said before that is heard as soon as libzmq has read it."""

@@ -55,7 +55,7 @@ def up(found: argparse.Namespace) -> int:
     if found.pull:
         provide(settings)
     if not found.foreground:
-        return _start(found, settings.home)
+        return _start(found, settings)
     from llmos.services.init.daemon import serve
 
     os.umask(0o077)
@@ -73,13 +73,14 @@ def _say_ready(descriptor: int | None) -> None:
         os.close(descriptor)
 
 
-def _start(found: argparse.Namespace, home: Path) -> int:
+def _start(found: argparse.Namespace, settings: Settings) -> int:
     """Start the daemon, and wait until clients can connect."""
     began = time.monotonic()
     options = {name: value for name in ("model", "device", "idle", "listen") if (value := getattr(found, name)) is not None}
+    home = settings.home
     with _starting(home):
         pid = _launch(home, options)
-    where = socket_path(home) if found.listen is None else f"{socket_path(home)} and {found.listen}"
+    where = socket_path(home) if settings.listen is None else f"{socket_path(home)} and {settings.listen}"
     print(f"llmos is up: pid {pid}, {where}, {time.monotonic() - began:.1f} s")
     return 0
 

@@ -17,7 +17,9 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
@@ -35,6 +37,9 @@ from .place import daemon_folder, private_folder, socket_path
 from .runners import Runners
 from .settings import Settings
 from .tools import serving, tools_of
+
+if TYPE_CHECKING:
+    from .gate import Gate
 
 log = logging.getLogger("llmos.init")
 
@@ -115,7 +120,7 @@ async def gated(settings: Settings, path: Path) -> AsyncIterator[str | None]:
     gate.open()
     log.info("clients with a key come in at %s", gate.bound)
     serving = asyncio.create_task(gate.serve())
-    serving.add_done_callback(_tell)
+    serving.add_done_callback(partial(_gone, gate))
     try:
         yield gate.bound
     finally:
@@ -123,9 +128,10 @@ async def gated(settings: Settings, path: Path) -> AsyncIterator[str | None]:
         gate.close()
 
 
-def _tell(serving: asyncio.Task[None]) -> None:
+def _gone(gate: Gate, serving: asyncio.Task[None]) -> None:
     if not serving.cancelled() and (error := serving.exception()) is not None:
         log.error("nobody comes in over the network any more: the gate has failed", exc_info=error)
+        gate.close()
 
 
 @asynccontextmanager

@@ -25,9 +25,10 @@ import zmq
 import zmq.asyncio
 from zmq.auth.asyncio import AsyncioAuthenticator
 
-from llmos.kernel.errno import NotPermitted, NotSupported
-from llmos.syscalls import param
+from llmos.kernel.errno import Fault, NotPermitted, NotSupported, TryAgain
+from llmos.syscalls import param, wire
 from llmos.syscalls.peer import descriptor_of, handle_on, shut_down
+from llmos.syscalls.session import failed
 
 from . import keys
 
@@ -48,6 +49,7 @@ class _Line:
 
     identity: bytes
     key: str
+    name: str
     dealer: zmq.asyncio.Socket
     connection: socket.socket
     heard: float
@@ -65,6 +67,9 @@ class Gate:
         self.address, self._path, self._home = address, path, home
         self._lines: dict[bytes, _Line] = {}
         self._watched: dict[int, _Line] = {}
+        self._parting: set[socket.socket] = set()
+        """Connections of those who were told to go."""
+        self._closed = False
         self._ended: deque[bytes] = deque(maxlen=_REMEMBERED)
         """Identities of lines that are over: what they still had under way begins no new one."""
 
@@ -99,7 +104,15 @@ class Gate:
 
     def callback(self, domain: str, key: bytes) -> bool:
         """Asked by the authenticator for each handshake: may this key come in?"""
-        return key.decode() in keys.clients(self._home).values()
+        return key.decode() in (self._known() or {})
+
+    def _known(self) -> dict[str, str] | None:
+        """The names of the keys that may come in; None if that cannot be told."""
+        try:
+            return {key: name for name, key in keys.clients(self._home).items()}
+        except Fault as fault:
+            log.error("%s", fault)
+            return None
 
     async def serve(self) -> None:
         """Take messages until cancelled."""
@@ -112,9 +125,14 @@ class Gate:
             looking.cancel()
 
     def close(self) -> None:
-        """Hang up on everybody."""
+        """Hang up on everybody. Closing twice does nothing."""
+        if self._closed:
+            return
+        self._closed = True
         for line in list(self._lines.values()):
             self._end(line, "the daemon goes down")
+        for connection in list(self._parting):
+            self._part(connection)
         if hasattr(self, "_epoll"):
             asyncio.get_running_loop().remove_reader(self._epoll.fileno())
             self._epoll.close()
@@ -146,10 +164,12 @@ class Gate:
 
     def _begin(self, identity: bytes, frame: zmq.Frame) -> _Line | None:
         connection = handle_on(descriptor_of(frame))
-        if connection is None or not identity.startswith(b"\0") or len(self._lines) >= param.MAX_SESSIONS:
-            if connection is not None:
-                shut_down(connection)
+        if connection is None:
             return None
+        if not identity.startswith(b"\0") or len(self._lines) >= param.MAX_SESSIONS:
+            self._turn_away(identity, connection)
+            return None
+        key = str(frame.get("User-Id"))
         dealer = self._context.socket(zmq.DEALER)
         dealer.setsockopt(zmq.LINGER, 0)
         dealer.setsockopt(zmq.SNDHWM, _WAITING)
@@ -157,12 +177,26 @@ class Gate:
         dealer.setsockopt(zmq.MAXMSGSIZE, param.MAX_REPLY)
         dealer.setsockopt(zmq.RECONNECT_IVL, -1)
         dealer.connect(f"ipc://{self._path}")
-        line = _Line(identity, str(frame.get("User-Id")), dealer, connection, time.monotonic())
+        line = _Line(identity, key, (self._known() or {}).get(key, "somebody"), dealer, connection, time.monotonic())
         self._lines[identity] = line
         self._watch(line, connection)
         line.tasks = [asyncio.create_task(self._in(line)), asyncio.create_task(self._out(line))]
-        log.info("a client came in over the network with the key of %s", self._name(line))
+        log.info("a client came in over the network with the key of %s", line.name)
         return line
+
+    def _turn_away(self, identity: bytes, connection: socket.socket) -> None:
+        """Say why, and hang up."""
+        self._ended.append(identity)
+        refusal = failed(0, TryAgain(f"{len(self._lines)} clients are connected over the network, the most there may be"))
+        message = wire.encode(wire.Refused(wire.PROTOCOL, refusal.errno, refusal.message))
+        asyncio.ensure_future(self._router.send_multipart([identity, message])).add_done_callback(_quietly)
+        self._parting.add(connection)
+        asyncio.get_running_loop().call_later(LOOK_SECONDS, self._part, connection)
+
+    def _part(self, connection: socket.socket) -> None:
+        if connection in self._parting:
+            self._parting.discard(connection)
+            shut_down(connection)
 
     async def _in(self, line: _Line) -> None:
         while True:
@@ -214,21 +248,29 @@ class Gate:
                 self._unwatch(connection)
                 shut_down(connection)
         line.dealer.close(0)
-        log.info("a client over the network, with the key of %s, is gone: %s", self._name(line), why)
-
-    def _name(self, line: _Line) -> str:
-        return next((name for name, key in keys.clients(self._home).items() if key == line.key), "nobody any more")
+        log.info("a client over the network, with the key of %s, is gone: %s", line.name, why)
 
     async def _look(self) -> None:
-        """Hang up on those whose key was taken away, and on those who are silent."""
+        """Hang up on those whose key was taken away, or cannot be looked up for long, and on those who are silent."""
+        sure = time.monotonic()
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            known = set(keys.clients(self._home).values()) if self._lines else set()
+            known = self._known() if self._lines else {}
+            if known is not None:
+                sure = time.monotonic()
             for line in list(self._lines.values()):
-                if line.key not in known:
+                if known is not None and line.key not in known:
                     self._end(line, "its key was removed")
+                elif time.monotonic() - sure > param.UNWATCHED_SECONDS:
+                    self._end(line, "the keys cannot be read")
                 elif time.monotonic() - line.heard > param.UNWATCHED_SECONDS:
                     self._end(line, f"nothing was heard of it for {param.UNWATCHED_SECONDS:g} s")
+
+
+def _quietly(sending: asyncio.Future[Any]) -> None:
+    """It has gone already."""
+    if not sending.cancelled():
+        sending.exception()
 
 
 def demand_keys(home: Path) -> None:

@@ -38,11 +38,14 @@ def daemon_pair(home: Path) -> tuple[bytes, bytes]:
 
 
 def clients(home: Path) -> dict[str, str]:
-    """Public keys of those who may come in, by name."""
+    """Public keys of those who may come in, by name. Raises BadFormat if they cannot be read."""
+    path = _folder(home) / "clients"
     try:
-        lines = (_folder(home) / "clients").read_text().splitlines()
+        lines = path.read_text().splitlines()
     except FileNotFoundError:
         return {}
+    except (OSError, ValueError) as error:
+        raise BadFormat(f"{path} cannot be read, so that nobody may come in over the network: {error}") from None
     pairs = [line.split() for line in lines if line.strip()]
     return {pair[0]: pair[1] for pair in pairs if len(pair) == 2 and NAME.fullmatch(pair[0]) and Z85.fullmatch(pair[1])}
 

@@ -10,7 +10,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import anyio
@@ -113,6 +113,66 @@ async def test_a_key_that_is_removed_ends_its_client_and_no_other(tmp_path: Path
         keys.add(tmp_path, "again", read_key(files[0]).public)  # a change holds at once
         async with llmos.connect(address, key=files[0]) as one:
             assert await one.ps()
+
+
+async def test_keys_that_cannot_be_read_for_a_moment_are_read_again(tmp_path: Path) -> None:
+    """Nobody new comes in meanwhile; who is there stays, and a key that is removed later counts."""
+    files = [key_file(tmp_path, name) for name in ("one", "two")]
+    clients = tmp_path / "keys" / "clients"
+    kept = clients.read_bytes()
+    async with gate(tmp_path) as address, llmos.connect(address, key=files[0]) as one:
+        clients.write_bytes(b"\xff\xfe")
+        await anyio.sleep(1.5)
+        assert await one.ps()
+        with anyio.fail_after(8), pytest.raises(llmos.NotPermitted, match="refused the key"):
+            async with llmos.connect(address, key=files[1]):
+                pass
+        clients.write_bytes(kept)
+        async with llmos.connect(address, key=files[1]) as two:
+            assert await two.ps()
+        keys.remove(tmp_path, "one")
+        with anyio.fail_after(SECONDS), pytest.raises(llmos.ShutDown):
+            await one.sleep(60)
+    clients.write_bytes(b"\xff\xfe")
+    with pytest.raises(llmos.BadFormat, match="cannot be read"):
+        keys.clients(tmp_path)
+
+
+async def test_one_too_many_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(param, "MAX_SESSIONS", 1)
+    key = key_file(tmp_path, "laptop")
+    async with gate(tmp_path) as address, llmos.connect(address, key=key) as system:
+        with anyio.fail_after(8), pytest.raises(llmos.TryAgain, match="the most there may be"):
+            async with llmos.connect(address, key=key):
+                pass
+        assert await system.ps()
+
+
+async def test_many_clients_each_get_their_own(tmp_path: Path) -> None:
+    key = key_file(tmp_path, "laptop")
+    async with gate(tmp_path) as address, llmos.connect(home=tmp_path) as local:
+        async with AsyncExitStack() as stack:
+            systems = [
+                await stack.enter_async_context(llmos.connect(address, key=key) if number % 4 == 0 else llmos.connect(home=tmp_path))
+                for number in range(20)
+            ]
+
+            async def one(number: int, system: llmos.System) -> None:
+                children = [await system.spawn("chat") for _ in range(5)]
+                async with await system.open(system=f"number {number}") as context:
+                    for _ in range(20):
+                        tokens = await context.tokens()
+                        assert f"number {number}" in await system.detokenize(tokens)
+                mine = {each.pid for each in await system.ps() if each.parent == system.pid}
+                assert mine == {child.pid for child in children}
+
+            async with anyio.create_task_group() as tasks:
+                for number, system in enumerate(systems):
+                    tasks.start_soon(one, number, system)
+            assert len(await local.ps()) == 2 + 20 * 6
+        with anyio.fail_after(SECONDS):
+            while len(await local.ps()) > 2:
+                await anyio.sleep(0.01)
 
 
 async def test_a_client_that_vanishes_takes_its_processes_along(tmp_path: Path) -> None:
