@@ -14,6 +14,7 @@ from typing import Any
 
 from llmos import AgentFile, AlreadyExists, Fault, InvalidArgument
 from llmos.sdk import agentfile
+from llmos.sdk.agentwarnings import warnings
 from llmos.services.init.place import folders_of, home_of
 
 from .terminal import complain
@@ -70,22 +71,25 @@ def new(found: argparse.Namespace) -> int:
 
 
 def check(found: argparse.Namespace) -> int:
-    """`llmos check FILE...`: every mistake of every file, with its line; status 1 if there is one."""
+    """`llmos check FILE...`: every mistake of every file, with its line; status 1 if there is one. Warnings leave it at 0."""
     folders = folders_of(home_of(found.home))
     rows: list[dict[str, Any]] = []
     for given in found.files:
         try:
             agent = agentfile.find(given, folders)
         except Fault as fault:
-            rows.append({"file": given, "ok": False, "errors": str(fault.args[0]).splitlines()})
+            rows.append({"file": given, "ok": False, "errors": str(fault.args[0]).splitlines(), "warnings": []})
         else:
-            rows.append({"file": agent.path, "ok": True, "errors": [], "agent": agent.name, "about": _about(agent)})
+            doubts = warnings(agent)
+            rows.append({"file": agent.path, "ok": True, "errors": [], "warnings": doubts, "agent": agent.name, "about": _about(agent)})
     if found.json:
         print(json.dumps(rows))
     else:
         for row in rows:
             for line in row["errors"]:
                 complain("llmos: check", line)
+            for line in row["warnings"]:
+                complain("llmos: check", f"{row['file']}: warning: {line}")
             if row["ok"]:
                 print(f"{row['file']}: {row['agent']} is good: {row['about']}")
     return 0 if all(row["ok"] for row in rows) else 1

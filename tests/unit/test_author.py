@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from llmos.sdk.agentfile import load
+from llmos.sdk.agentnames import SHIPPED
 from llmos.shell.command import main
 
 BAD = 'sytem = "x"\nnice = 99\n\n[limits]\ntoken = 3\n[sampling]\ntemprature = 1\n'
@@ -74,3 +75,53 @@ def test_what_is_not_there_is_told_beside_what_is(tmp_path: Path, capsys: pytest
     told = capsys.readouterr()
     assert "did you mean 'chat'?" in told.err
     assert "chat is good" in told.out
+
+
+SPEAKS = """
+system = "Use llmos.calculate, or search_files. Who searches files may calculate."
+tools = ["llmos.read_file"]
+
+[[examples]]
+input = "What is in a?"
+call = '{"name": "llmos.list_files", "arguments": {"path": "/home"}}'
+result = "a"
+output = '<tool_call>{"name": "notes.add", "arguments": {}}</tool_call>'
+
+[[examples]]
+input = "Who is it?"
+output = '{"name": "Anna", "age": 34}'
+
+[[examples]]
+input = "What is in b?"
+call = "read_file b"
+result = "b"
+output = "b"
+"""
+
+
+def test_texts_that_speak_of_tools_the_agent_has_not_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "speaks.toml"
+    path.write_text(SPEAKS)
+    assert main(["check", str(path), "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["ok"]
+    assert sorted(row["warnings"]) == [
+        "example 1 calls 'llmos.list_files', which is not among its tools",
+        "example 1 calls 'notes.add', which is not among its tools",
+        "system speaks of 'llmos.calculate', which is not among its tools",
+        "system speaks of 'llmos.search_files', which is not among its tools",
+        "the call of example 3 is no call of a tool: it is JSON with name and arguments",
+    ]
+    assert main(["check", str(path)]) == 0
+    told = capsys.readouterr()
+    assert told.err.count("warning: ") == 5
+    assert "speaks is good" in told.out
+
+
+def test_what_comes_with_llmos_and_what_is_new_has_no_warnings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["new", "agent", "poet", "--home", str(tmp_path)])
+    capsys.readouterr()
+    agents = ["poet", *(path.stem for path in SHIPPED.glob("*.toml"))]
+    assert len(agents) > 5
+    assert main(["check", *agents, "--home", str(tmp_path), "--json"]) == 0
+    assert [row["warnings"] for row in json.loads(capsys.readouterr().out)] == [[]] * len(agents)
