@@ -13,6 +13,7 @@
     [output_schema] a JSON schema that every reply is held to; also the path of one, or "given": by who spawns it
     [input_schema]  a JSON schema that the input must fit
     each        = "chat"                          a child with this agent for each line of the input, in place of turns
+    at_once     = 4                               so many of them, if its class allows it
     [limits]    tokens, pages, wall_seconds, children, tool_calls, tool_seconds, cost
     [sampling]  max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, stop
 
@@ -40,6 +41,8 @@ MAX_BYTES = 1 << 20
 """Longest agent file that is read."""
 GIVEN = "given"
 """In place of a schema: whoever spawns the agent gives one."""
+MOST_AT_ONCE = 32
+"""Of all classes: what batch allows."""
 _HOLES = re.compile(r"\{(input|schema)\}")
 
 
@@ -81,6 +84,8 @@ class AgentFile:
     """JSON schema, as text, that the input of a turn must fit as JSON."""
     each: str | None = None
     """The agent that each line of the input is put to, in a child of its own; this one generates nothing."""
+    at_once: int | None = None
+    """Children of `each` that run at once; None: as many as the class allows, which no file can raise (fanout.AT_ONCE)."""
     path: str | None = None
 
     def asked(self, text: str) -> str:
@@ -142,6 +147,7 @@ def parse(text: str, name: str, source: str) -> AgentFile:
         limits=found.limits.to_limits(),
         sampling={key: getattr(found.sampling, key) for key in found.sampling.model_fields_set},
         each=found.each,
+        at_once=found.at_once,
         **schemas,
         path=source,
     )

@@ -30,7 +30,7 @@ from llmos.syscalls.abi import (
 )
 from llmos.syscalls.schema import Schema
 
-from .agentfile import GIVEN
+from .agentfile import GIVEN, MOST_AT_ONCE
 from .builtin import NAMES, PREFIX
 
 MOST_MISTAKES = 20
@@ -90,6 +90,7 @@ class Keys(Arguments):
     output_schema: dict[str, Any] | Annotated[str, Field(max_length=param.MAX_FILE_PATH)] | None = None
     input_schema: dict[str, Any] | Annotated[str, Field(max_length=param.MAX_FILE_PATH)] | None = None
     each: Name | None = None
+    at_once: Annotated[int, Field(ge=1, le=MOST_AT_ONCE)] | None = None
 
 
 def checked(raw: dict[str, Any], text: str, source: str) -> Keys:

@@ -3,8 +3,8 @@
     line --spawn--> child --stdout--> held until all before it are written --> our stdout
                           --status--> told on our stderr if it failed; its line of output is empty
 
-At most AT_ONCE children of our class run, and few more wait to be written: an input without end takes no memory. No child is left
-when this returns or is cancelled.
+At most AT_ONCE children of our class run, or fewer by `at_once`, and few more wait to be written: an input without end takes no
+memory. No child is left when this returns or is cancelled.
 """
 
 from __future__ import annotations
@@ -13,23 +13,31 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from llmos.syscalls.abi import Fault, Interrupted, param
+from llmos.syscalls.abi import Fault, Interrupted, InvalidArgument, param
+
+from .agentfile import MOST_AT_ONCE
 
 if TYPE_CHECKING:
     from .child import Child
     from .process import Process
     from .prompt import State
 
-AT_ONCE: Final = {"interactive": 4, "normal": 8, "batch": 32, "idle": 8}
+AT_ONCE: Final = {"interactive": 4, "normal": 8, "batch": MOST_AT_ONCE, "idle": 8}
 """Children that run at once, by the class of who spawns them: whoever waits in front of a screen shares the device with others."""
 HELD: Final = 4
 """For each of those, children whose output waits for that of an earlier one."""
 
 
 async def fan_out(me: Process, state: State) -> int:
-    """Put every line to the agent `state.agent.each`; how many of them failed."""
+    """Put every line to the agent `state.agent.each`; how many of them failed. Raises InvalidArgument: too many at once."""
     (own,) = [each for each in await me.ps() if each.pid == me.pid]
-    course = _Course(me, state, AT_ONCE[own.cls.name.lower()])
+    cls = own.cls.name.lower()
+    at_once = state.agent.at_once or AT_ONCE[cls]
+    if at_once > AT_ONCE[cls]:
+        raise InvalidArgument(
+            f"a map of class {cls} runs at most {AT_ONCE[cls]} children at once, not {at_once}; class batch allows {MOST_AT_ONCE}"
+        )
+    course = _Course(me, state, at_once)
     async with anyio.create_task_group() as tasks:
         number, before = 0, anyio.Event()
         before.set()

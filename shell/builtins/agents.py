@@ -23,6 +23,7 @@ CLASSES = ("interactive", "normal", "batch", "idle")
 CAN = "--can"
 SCHEMA = "--schema"
 MAP = "map"
+AT_ONCE = "--at-once"
 LONG = {"-n": "--nice", "-c": "--class", "-m": "--model"}
 VALUES = ("--name", "--nice", "--class", "--model", "--tokens", "--pages", "--seconds", "--children", "--cost", CAN, SCHEMA, *LONG)
 
@@ -36,8 +37,9 @@ async def spawn(call: Call) -> int:
 
 
 async def map_lines(call: Call) -> int:
-    found, words = options(call.args, values=VALUES)
+    found, words = options(call.args, values=(*VALUES, AT_ONCE))
     given = {LONG.get(name, name): value for name, value in found.items()}
+    at_once = number(given[AT_ONCE], f"number for {AT_ONCE}", least=1) if AT_ONCE in given else None
     if len(words) > 1:
         raise Usage(f"one agent for every line, not {len(words)}: what they are told is a line of the input")
     system = await call.system()
@@ -45,6 +47,8 @@ async def map_lines(call: Call) -> int:
         agent = await system.agent(MAP)
         if words:
             agent = replace(agent, each=words[0])
+        if at_once is not None:
+            agent = replace(agent, at_once=at_once)
         await system.agent(agent.each or "")
     except llmos.Fault as fault:
         raise _cannot_run(fault) from None
@@ -204,7 +208,8 @@ is very small: check what it says, since it makes things up.
         """\
 Several run at once: 4 in the class interactive, 8 in normal, 32 in batch, 8 in idle. What they write comes in the order of the
 lines, and ends with a newline. Blank lines are left out. Where one fails an error says which line, its output is an empty line, and the
-status is 1 in the end; the others go on. The options are those of spawn.""",
+status is 1 in the end; the others go on. The options are those of spawn, and one more:
+  --at-once N          run N at once, at most as many as the class allows""",
         uses_model=True,
     ),
     Builtin(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -150,6 +151,25 @@ async def test_no_more_run_at_once_than_the_class_may(boot: Boot) -> None:
         with anyio.fail_after(20):
             while [each for each in await system.ps() if each.name == "slow"]:
                 await anyio.sleep(0.01)
+
+
+@pytest.mark.usefixtures("echo")
+async def test_fewer_may_be_asked_for_and_more_may_not(boot: Boot) -> None:
+    async with boot() as system:
+        narrow = replace(mapping("slow"), at_once=2)
+        child = await system.spawn(narrow, stdin="x\n" * 20)
+        most = 0
+        for _ in range(50):
+            most = max(most, sum(each.parent == child.pid for each in await system.ps()))
+            await anyio.sleep(0.005)
+        assert most == 2
+        await child.kill("TERM")
+        await child.wait()
+        out, errors, status = await ended(await system.spawn(replace(narrow, at_once=9), stdin="x\n"))
+        assert (out, status) == ("", 1)
+        assert "a map of class normal runs at most 8 children at once, not 9" in errors
+        wide = replace(mapping("echo"), at_once=9)
+        assert (await ended(await system.spawn(wide, stdin="x\n", cls="batch")))[1:] == ("", 0)
 
 
 @pytest.mark.usefixtures("echo")

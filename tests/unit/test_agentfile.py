@@ -18,6 +18,7 @@ from llmos.kernel.process import Limits
 from llmos.sdk import agentfile
 from llmos.sdk.agentfile import MAX_BYTES, find, load, parse, with_schema
 from llmos.sdk.agentnames import SHIPPED, names
+from llmos.sdk.fanout import AT_ONCE
 from llmos.syscalls import param
 
 WHOLE = '''
@@ -162,6 +163,14 @@ def test_tools_capabilities_and_examples() -> None:
     assert (agent.call, agent.capabilities, agent.examples, agent.offered) == (True, ("llm:*",), (("a", "b"),), ["add"])
     with pytest.raises(BadFormat, match="examples"):
         parse("[[examples]]\ninput = 'a'\noutput = 'b'\n" * 65, "a", "a.toml")
+
+
+def test_a_map_of_a_file() -> None:
+    agent = parse("each = 'summarise'\nat_once = 3", "a", "a.toml")
+    assert (agent.each, agent.at_once) == ("summarise", 3)
+    for wrong in (0, AT_ONCE["batch"] + 1):
+        with pytest.raises(BadFormat, match="line 2: 'at_once'"):
+            parse(f"each = 'chat'\nat_once = {wrong}", "a", "a.toml")
 
 
 def test_schemas_of_a_file(tmp_path: Path) -> None:
