@@ -171,6 +171,7 @@ async def run_map(system: llmos.System, tasks: list[Task], model: str | None) ->
     child = await system.spawn(agent, stdin="".join(f"{task.text}\n" for task in tasks), model=model, schema=tasks[0].schema)
     said, end = await child.stdout.read(), await child.wait()
     row.seconds = row.each = time.monotonic() - began
+    row.tokens = end.usage.tokens  # its children's, too
     lines = said.removesuffix("\n").split("\n")
     if len(lines) == len(tasks):
         for task, line in zip(tasks, lines, strict=True):
