@@ -1,4 +1,4 @@
-"""Fan-out: a child for each line of a process's input, several at once, and what they write in the order of the lines.
+"""Fan-out: a child for each line of a process's input, several at once, and what they write in the order of the lines, a line each.
 
     line --spawn--> child --stdout--> held until all before it are written --> our stdout
                           --status--> told on our stderr if it failed; its line of output is empty
@@ -9,6 +9,7 @@ memory. No child is left when this returns or is cancelled.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 AT_ONCE: Final = {"interactive": 4, "normal": 8, "batch": MOST_AT_ONCE, "idle": 8}
 """Children that run at once, by the class of who spawns them: whoever waits in front of a screen shares the device with others."""
+_BREAK: Final = re.compile(r"[\r\n]+")
 HELD: Final = 4
 """For each of those, children whose output waits for that of an earlier one."""
 
@@ -63,6 +65,11 @@ async def _line(me: Process, state: State) -> str | None:
     return None
 
 
+def _in_a_line(said: str) -> str:
+    """What a child wrote, in one line: line n of the output is the reply to line n that was not blank."""
+    return " ".join(part for part in (each.strip() for each in _BREAK.split(said)) if part)
+
+
 class _Course:
     """What the children of one fan-out share."""
 
@@ -82,7 +89,7 @@ class _Course:
             if problem:
                 self.failed += 1
                 await self._me.stderr.write(f"line {number}: {problem}\n")
-            await self._me.write(said.rstrip("\n") + "\n")
+            await self._me.write(_in_a_line(said) + "\n")
             after.set()
         finally:
             self.held.release()

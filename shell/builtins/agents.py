@@ -206,9 +206,9 @@ is very small: check what it says, since it makes things up.
         ("map summarise < paragraphs.txt", "ls notes | map --class batch > lines.txt", "map --schema person.json extract < people.txt"),
         map_lines,
         """\
-Several run at once: 4 in the class interactive, 8 in normal, 32 in batch, 8 in idle. What they write comes in the order of the
-lines, and ends with a newline. Blank lines are left out. Where one fails an error says which line, its output is an empty line, and the
-status is 1 in the end; the others go on. The options are those of spawn, and one more:
+Several run at once: 4 in the class interactive, 8 in normal, 32 in batch, 8 in idle. Each writes one line, in the order of the
+input: newlines in a reply become spaces. Blank lines are left out. Where one fails an error says which line, its output is an empty
+line, and the status is 1 in the end; the others go on. The options are those of spawn, and one more:
   --at-once N          run N at once, at most as many as the class allows""",
         uses_model=True,
     ),

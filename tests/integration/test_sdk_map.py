@@ -11,7 +11,7 @@ import pytest
 
 import llmos
 from llmos.sdk.agentfile import parse
-from llmos.sdk.fanout import AT_ONCE
+from llmos.sdk.fanout import AT_ONCE, _in_a_line
 
 from .conftest import Boot
 
@@ -117,10 +117,26 @@ async def test_map_answers_every_line_in_order(boot: Boot) -> None:
         for cls in ("normal", "batch"):
             out, errors, status = await ended(await system.spawn(mapping("echo"), stdin="\n\n".join(lines), cls=cls))
             assert (errors, status) == ("", 0)
-            assert out == "".join(f"{text.rstrip(chr(10))}\n" for text in alone)
+            assert out == "".join(f"{_in_a_line(text)}\n" for text in alone)
         given = await ended(await system.spawn(mapping("echo"), "line 0\nline 1", stdin=""))
-        assert given[0] == "".join(f"{text.rstrip(chr(10))}\n" for text in alone[:2])
+        assert given[0] == "".join(f"{_in_a_line(text)}\n" for text in alone[:2])
         assert await ended(await system.spawn(mapping("echo"), stdin="\n \n")) == ("", "", 0)
+
+
+@pytest.mark.parametrize(
+    ("said", "line"), [("a\n", "a"), ("1. a\n\n  2. b\r\nc\rd\n\n", "1. a 2. b c d"), ("\n \n", ""), ("a  b\tc\n", "a  b\tc")]
+)
+def test_a_reply_of_many_lines_is_one(said: str, line: str) -> None:
+    assert _in_a_line(said) == line
+
+
+async def test_a_child_that_writes_many_lines_gives_one(boot: Boot, tmp_path: Path) -> None:
+    (tmp_path / "agents").mkdir()
+    (tmp_path / "agents" / "lines.toml").write_text('separator = "\\nmore\\n\\nand more\\n"\n[sampling]\nmax_tokens = 4\n')
+    async with boot() as system:
+        out, errors, status = await ended(await system.spawn(mapping("lines"), stdin="a\nb\nc\n"))
+        assert (errors, status) == ("", 0)
+        assert [line.endswith("more and more") for line in out.removesuffix("\n").split("\n")] == [True] * 3
 
 
 @pytest.mark.usefixtures("echo")
