@@ -163,11 +163,12 @@ def _key_command(add: Callable[[str, Callable[[argparse.Namespace], int], str, s
 
     summary = "say who may come to the daemon over the network: list, new NAME, add NAME PUBLIC, remove NAME"
     command = add(
-        "keys", run, summary, "llmos keys new laptop > laptop.key    (and there: llmos.connect('tcp://HOST:7007', key='laptop.key'))"
+        "keys", run, summary, "llmos keys new laptop --out laptop.key    (and there: llmsh --connect tcp://HOST:7007 --key laptop.key)"
     )
     command.add_argument("action", nargs="?", default="list", choices=("list", "new", "add", "remove"), help="what to do (default: list)")
     command.add_argument("name", nargs="?", metavar="NAME", help="what the client is called here")
     command.add_argument("public", nargs="?", metavar="PUBLIC", help="its public key, if it has a pair of its own")
+    command.add_argument("--out", metavar="FILE", help="where new puts the client's file, for this user alone (default: stdout)")
     command.add_argument("--json", action="store_true", help="for scripts")
     _home(command)
 

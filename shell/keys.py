@@ -1,6 +1,6 @@
 """`llmos keys`: who may come to the daemon over the network.
 
-new NAME          a pair for a client: its file goes to stdout, once, and is to be carried to it
+new NAME          a pair for a client: its file goes to stdout or --out FILE, once, and is to be carried to it
 add NAME PUBLIC   a client that made its pair itself
 remove NAME       hung up within a second, and let in no more
 """
@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+from pathlib import Path
+from typing import TextIO
 
-from llmos import InvalidArgument, NotFound
+from llmos import AlreadyExists, InvalidArgument, NotFound
 from llmos.services.init import keys as kept
 from llmos.services.init.place import home_of
 
@@ -27,11 +30,19 @@ def keys(found: argparse.Namespace) -> int:
     if found.action == "list":
         return _list(found)
     if found.action == "new":
+        file = None if found.out is None else _private(Path(found.out))
         key = kept.new(home, found.name)
-        if found.json:
+        text = f"# the key of {found.name}: who has this file may do what you may; keep it at 0600\n{key.text}"
+        if file is not None:
+            with file:
+                file.write(text)
+            print(
+                json.dumps({"client": found.name, "path": str(found.out)}) if found.json else f"{found.name} may come in with {found.out}"
+            )
+        elif found.json:
             print(json.dumps({"client": found.name, "daemon": key.daemon, "public": key.public, "secret": key.secret}))
         else:
-            print(f"# the key of {found.name}: who has this file may do what you may; keep it at 0600\n{key.text}", end="")
+            print(text, end="")
             print(
                 f"llmos: {found.name} may come in: give it this file; llmos up --listen tcp://HOST:PORT lets it reach the daemon",
                 file=sys.stderr,
@@ -44,6 +55,16 @@ def keys(found: argparse.Namespace) -> int:
     done = "may come in" if found.action == "add" else "is let in no more"
     print(json.dumps({"client": found.name, "done": found.action}) if found.json else f"{found.name} {done}")
     return 0
+
+
+def _private(path: Path) -> TextIO:
+    """A new file that only this user can read. Raises AlreadyExists for one that is there, InvalidArgument."""
+    try:
+        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w")
+    except FileExistsError:
+        raise AlreadyExists(f"{path} is there already: take another name, or remove it") from None
+    except OSError as error:
+        raise InvalidArgument(f"{path} cannot be written: {error.strerror}") from None
 
 
 def _list(found: argparse.Namespace) -> int:

@@ -262,9 +262,17 @@ def test_the_commands(tmp_path: Path) -> None:
     assert refused.returncode == 1
     assert "llmos keys new NAME" in refused.stderr
     assert llmos_command(tmp_path, "keys").returncode == 0
-    made = llmos_command(tmp_path, "keys", "new", "laptop")
+    made = llmos_command(tmp_path, "keys", "new", "desk")
     assert made.returncode == 0
-    (tmp_path / "laptop.key").write_text(made.stdout)
+    (tmp_path / "desk.key").write_text(made.stdout)
+    assert read_key(tmp_path / "desk.key").public == keys.clients(tmp_path)["desk"]
+    assert llmos_command(tmp_path, "keys", "remove", "desk").returncode == 0
+    file = str(tmp_path / "laptop.key")
+    assert llmos_command(tmp_path, "keys", "new", "laptop", "--out", file).returncode == 0
+    assert stat.S_IMODE((tmp_path / "laptop.key").stat().st_mode) == 0o600
+    again = llmos_command(tmp_path, "keys", "new", "other", "--out", file)
+    assert again.returncode == 1
+    assert "is there already" in again.stderr  # and nobody was let in for it
     listed = json.loads(llmos_command(tmp_path, "keys", "list", "--json").stdout)
     assert list(listed["clients"]) == ["laptop"]
     for words in (("new",), ("add", "x"), ("list", "x"), ("remove",)):
