@@ -180,7 +180,8 @@ async def connected(name: str, server: Server) -> AsyncIterator[Connection]:
                 except BaseException as raised:  # noqa: BLE001 - raised again below, outside the SDK's task groups, as it is
                     failure = raised
         except Exception as error:  # a stranger's server can break the SDK in any way
-            if failure is None:
+            # What fails in the SDK's tasks cancels the body first: that is the end of this connection, and not of who keeps it.
+            if failure is None or isinstance(failure, anyio.get_cancelled_exc_class()):
                 raise Gone(early[0] if early else _one_line(error)) from error
     if failure is not None:
         raise failure

@@ -320,7 +320,6 @@ async def test_a_server_of_tools_toml_dies_and_comes_back(
             os.kill(pid, 0)
 
 
-@pytest.mark.soak
 async def test_an_http_server_restarts(boot: Boot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(servers, "FIRST_SECONDS", 0.05)
     port = free_port()
