@@ -4,8 +4,8 @@
     ```python       is written to the file that its first line names, as in `# debate.py`; so are toml and json
     ```text, sh     is for the reader
 
-`...` in what is printed stands for anything, on a line of its own for any lines. The dummy device stands for a model: what one would say
-is shown as text.
+Every command succeeds, but for one that is shown to be refused. `...` in what is printed stands for anything, on a line of its own for
+any lines. The dummy device stands for a model: what one would say is shown as text.
 """
 
 from __future__ import annotations
@@ -95,17 +95,19 @@ class Reader:
             if not mine:
                 continue
             assert len(mine) == len(steps), "a block is for one shell"
-            script = "".join(f"{step.command}\necho '{MARK}'\n" for step in mine)
+            script = "".join(f"{step.command}\necho '{MARK}' $?\n" for step in mine)
             done = subprocess.run(
                 [shell, "-c" if shell == "sh" else "/dev/stdin", *([script] if shell == "sh" else [])],
                 input=None if shell == "sh" else script, cwd=self.folder, env=self.environment,
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120, check=False,
             )  # fmt: skip
-            printed = done.stdout.split(f"{MARK}\n")
-            for step, text in zip(mine, printed, strict=False):
+            *printed, rest = re.split(rf"{re.escape(MARK)} (\d+)\n", done.stdout)
+            for step, text, status in zip(mine, printed[::2], printed[1::2], strict=False):
                 expected = "\n".join(step.prints)
                 assert matches(step.prints, text), f"{step.command}\nprinted:\n{text}\nand not:\n{expected}"
-            assert len(printed) == len(mine) + 1, f"it ended early: {done.stdout}"
+                refused = any(line.startswith(("llmos: ", "llmsh: ")) for line in step.prints)
+                assert (status == "0") != refused, f"{step.command}: status {status}"
+            assert (len(printed), rest) == (2 * len(mine), ""), f"it ended early: {done.stdout}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
