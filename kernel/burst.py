@@ -22,7 +22,7 @@ from .errno import Fault, Panic
 from .lookup import Lookup
 from .process import Process
 from .recital import Recital
-from .slot import Counted
+from .slot import Counted, Form
 
 if TYPE_CHECKING:
     from .context import Context
@@ -74,6 +74,8 @@ class Burst:
     ended: float | None = None
     grammar: Grammar | None = field(default=None, repr=False)
     """What its tokens may be. Not looked at here: a row takes it to the device."""
+    form: Form | None = field(default=None, repr=False)
+    """The same for a device without pages, which an order takes there."""
     # the scheduler's own
     ticket: int = 0
     """Only the heap entry with this number is valid."""

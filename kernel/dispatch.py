@@ -125,7 +125,7 @@ class Dispatcher:
         most = process.tokens_left(burst.max_tokens)
         if geometry.price_out > 0 and (left := process.cost_left()) is not None:
             most = min(most, max(1, int(left / geometry.price_out)))
-        return Order(burst.bid, tuple(context.tokens), burst.sampling, most)
+        return Order(burst.bid, tuple(context.tokens), burst.sampling, most, burst.form)
 
     # taking in what comes --------------------------------------------------------------------------------------------
 

@@ -20,6 +20,15 @@ from .errno import Fault
 
 
 @dataclass(frozen=True, slots=True)
+class Form:
+    """What a reply is to look like: told to such a device, where one with pages has a grammar to mask its logits with."""
+
+    kind: str
+    source: str
+    """In the words of syscalls/grammar.py. Not looked at by the kernel."""
+
+
+@dataclass(frozen=True, slots=True)
 class Order:
     """One request: go on after these tokens."""
 
@@ -30,6 +39,8 @@ class Order:
     sampling: Sampling
     max_tokens: int
     """With the tokens at most the window; as much as that if nobody said how many."""
+    form: Form | None = None
+    """None: any."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from .param import Params
 from .policy import Policy
 from .process import Phase, Process
 from .scheduler import Scheduler
-from .slot import Event, Order
+from .slot import Event, Form, Order
 from .statistics import paged_statistics, slot_statistics
 from .table import ProcessTable
 from .view import DeviceStatistics
@@ -178,14 +178,18 @@ class Work:
         tokens: Sequence[int] = (),
         stop_ids: frozenset[int] = frozenset(),
         grammar: Grammar | None = None,
+        form: Form | None = None,
     ) -> int:
-        """Append `tokens`, then sample up to `max_tokens` more, within a grammar. Returns the burst's number; its `output` grows."""
+        """Append `tokens`, then sample up to `max_tokens` more, within a grammar. Returns the burst's number; its `output` grows.
+
+        On a device without pages a form takes the place of the grammar.
+        """
         context = self._idle(pid, cid)
         if max_tokens < 1:
             raise InvalidArgument(f"max_tokens is {max_tokens}; ask for at least 1")
         if not tokens and not context.tokens:
             raise InvalidArgument(f"context {cid} is empty: append something before generating")
-        return self._submit(now, context, tokens, sampling, max_tokens, stop_ids, grammar)
+        return self._submit(now, context, tokens, sampling, max_tokens, stop_ids, grammar, form)
 
     def _submit(
         self,
@@ -196,6 +200,7 @@ class Work:
         max_tokens: int,
         stop_ids: frozenset[int],
         grammar: Grammar | None = None,
+        form: Form | None = None,
     ) -> int:
         process, scheduler = context.process, self._scheduler(context.device)
         if not process.live:
@@ -207,6 +212,8 @@ class Work:
             raise TooLong(f"{asked} do not fit the window of {geometry.window} tokens of {geometry.name}; shorten the prompt or max_tokens")
         if tokens and not (min(tokens) >= 0 and max(tokens) < geometry.vocabulary):
             raise InvalidArgument(f"token ids of {geometry.name} are 0 to {geometry.vocabulary - 1}; got {min(tokens)} to {max(tokens)}")
+        if (grammar if geometry.slots else form) is not None:
+            raise InvalidArgument(f"{geometry.name} takes a {'form' if geometry.slots else 'grammar'} and nothing else to hold a reply to")
         pages = -(-(length + max_tokens) // geometry.page_slots) + 1  # one to spare for a copy-on-write
         if pages > geometry.device_frames and not geometry.slots:
             raise OutOfPages(
@@ -218,7 +225,7 @@ class Work:
             raise over
         process.charge_tokens(len(tokens))
         context.tokens.extend(tokens)
-        burst = Burst(self._numbers(), process, context, sampling, max_tokens, stop_ids, grammar=grammar)
+        burst = Burst(self._numbers(), process, context, sampling, max_tokens, stop_ids, grammar=grammar, form=form)
         context.burst = burst
         self.bursts[burst.bid] = burst
         process.bursts.add(burst.bid)

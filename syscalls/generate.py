@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from llmos.kernel.burst import Burst
 from llmos.kernel.device import Geometry, Grammar, Logprobs, Sampling
 from llmos.kernel.errno import Cancelled, InvalidArgument, NotSupported, TooLong, TryAgain
+from llmos.kernel.slot import Form
 
 from . import abi, grammar, param
 from .call import Call
@@ -81,7 +82,8 @@ async def generate(core: Core, call: Call, args: abi.Generate) -> abi.Reply:
     tokens the text is continued. The reply stays in the context.
 
     With a schema, a regex, a choice or tools the reply is sampled within that form, and ends where the form does: its reason is
-    "stop" if and only if it is whole. One that reaches max_tokens before has the reason "length", and is a part.
+    "stop" if and only if it is whole. One that reaches max_tokens before has the reason "length", and is a part. The endpoint of a
+    model elsewhere is told of a schema or of tools; a whole reply that does not fit is BadFormat, and stays in the context.
     """
     pid, cid, kernel = call.pid, args.context, core.kernel
     transcript = core.transcript(pid, cid)
@@ -97,17 +99,21 @@ async def generate(core: Core, call: Call, args: abi.Generate) -> abi.Reply:
         transcript.busy = False
 
 
-async def _form(core: Core, device: str, args: abi.Generate) -> Grammar | None:
+async def _form(core: Core, device: str, args: abi.Generate) -> Grammar | Form | None:
     """What the reply must look like. A caller's, however long it takes to compile: not on this thread, and not on that of others."""
     if not grammar.asked(args):
         return None
+    if core.text(device).private:
+        return await offload(lambda: grammar.told(args, device))
     grammars = core.models.grammars.get(device)
     if grammars is None:
         raise NotSupported(f"replies of {device} cannot be held to a form; ask without schema, regex, choice and tools")
     return await offload(lambda: grammars.compile(*grammar.source(args)), slow=True)
 
 
-async def _run(core: Core, call: Call, args: abi.Generate, transcript: Transcript, addition: Addition, form: Grammar | None) -> abi.Reply:
+async def _run(
+    core: Core, call: Call, args: abi.Generate, transcript: Transcript, addition: Addition, form: Grammar | Form | None
+) -> abi.Reply:
     pid, kernel = call.pid, core.kernel
     context = kernel.context(pid, args.context)
     text, begin = core.text(context.device), len(context.tokens)
@@ -127,9 +133,11 @@ async def _run(core: Core, call: Call, args: abi.Generate, transcript: Transcrip
         logprobs=args.logprobs,
     )
     most = _room(args.max_tokens, start, context.memory.geometry)
+    grammar_here, form_there = (None, form) if isinstance(form, Form) else (form, None)
     bid = kernel.generate(
-        core.clock(), pid, args.context, sampling=sampling, max_tokens=most, tokens=addition.tokens, stop_ids=stop_ids, grammar=form
-    )
+        core.clock(), pid, args.context,
+        sampling=sampling, max_tokens=most, tokens=addition.tokens, stop_ids=stop_ids, grammar=grammar_here, form=form_there,
+    )  # fmt: skip
     burst = kernel.burst(pid, bid)
     turn = _record(transcript, addition, begin, start)
     stream = _Stream(call, burst, text.decoder(), Stops(() if args.ignore_stop else args.stop), stop_ids, text.private)
@@ -156,8 +164,10 @@ async def _run(core: Core, call: Call, args: abi.Generate, transcript: Transcrip
         seconds=(burst.ended or core.clock()) - burst.started,
         first_token_seconds=(burst.first_token or core.clock()) - burst.started,
     )
-    reason = "stop" if stream.stops.matched is not None else burst.reason
-    return abi.Reply("".join(stream.text), stream.given(), reason, tuple(stream.logprobs), usage, length)
+    reason, words = "stop" if stream.stops.matched is not None else burst.reason, "".join(stream.text)
+    if form_there is not None and reason == "stop":
+        await offload(lambda: grammar.demand_fit(form_there, words, context.device), slow=True)
+    return abi.Reply(words, stream.given(), reason, tuple(stream.logprobs), usage, length)
 
 
 def _room(max_tokens: int | None, start: int, geometry: Geometry) -> int:

@@ -1,5 +1,8 @@
 """What a reply must look like: from the arguments of generate to a source that drivers compile, and the seam to them.
 
+    a model here         source -> compiled, and every token is masked by it
+    one elsewhere        told -> its endpoint holds the reply to it, or says that it cannot -> fit: whatever came is looked at
+
 A schema is JSON of strangers: its size and depth are bounded, and so is what it asks for at least, before anybody compiles it.
 A choice becomes a regular expression, the tools of a call one schema. Knows nothing of tokens and masks.
 """
@@ -8,16 +11,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from llmos.kernel.device import Grammar
-from llmos.kernel.errno import InvalidArgument
+from llmos.kernel.errno import BadFormat, InvalidArgument, NotSupported
+from llmos.kernel.slot import Form
 
 from . import param
+from .schema import Schema, parse
 
 if TYPE_CHECKING:
     from .abi import Generate
+    from .arguments import Tool
 
 Kind: TypeAlias = Literal["schema", "regex"]
 
@@ -46,16 +52,59 @@ def source(args: Generate) -> tuple[Kind, str]:
     if args.choice is not None:
         return "regex", "|".join(map(re.escape, args.choice))
     if args.tools is not None:
-        if len({tool.name for tool in args.tools}) < len(args.tools):
-            raise InvalidArgument("two tools have one name: a call must say which it means")
-        size = sum(len(tool.json_schema) for tool in args.tools)
-        if size > param.MAX_SCHEMA:
-            raise InvalidArgument(f"the schemas of the tools have {size} characters in all, more than {param.MAX_SCHEMA}: offer fewer")
-        schemas = {tool.name: parse_schema(tool.json_schema, f"tool {tool.name}") for tool in args.tools}
-        return "schema", json.dumps(tool_calls(schemas))
+        return "schema", json.dumps(tool_calls(_schemas_of(args.tools)))
+    return "schema", _schema_of(args)
+
+
+def told(args: Generate, model: str) -> Form:
+    """What to tell the endpoint of a model elsewhere: a schema, or each tool's name and schema. Raises InvalidArgument, NotSupported."""
+    if args.regex is not None or args.choice is not None:
+        raise NotSupported(
+            f"{model} runs elsewhere, where no regex and no choice can be asked for: use a schema, such as an enum in an object"
+        )
+    if args.tools is None:
+        text = _schema_of(args)
+        _demand_sound(text, "schema")
+        return Form("schema", text)
+    schemas = _schemas_of(args.tools)
+    for name, schema in schemas.items():
+        _demand_sound(json.dumps(schema), f"tool {name}")
+    return Form("tools", json.dumps(schemas))
+
+
+def _demand_sound(text: str, what: str) -> None:
+    if wrong := Schema(what, text).problem():
+        raise InvalidArgument(f"{what}: {wrong}")
+
+
+def demand_fit(form: Form, reply: str, model: str) -> None:
+    """Raises BadFormat for a whole reply that is not what was asked for: not every endpoint holds its model to it. For worker threads."""
+    try:
+        value, source = parse(reply, "the reply"), form.source
+        if form.kind == "tools":
+            schemas = json.loads(source)
+            if type(value) is not dict or value.keys() != {"name", "arguments"} or value["name"] not in schemas:
+                raise InvalidArgument("the reply is no call of one of the tools")
+            value, source = value["arguments"], json.dumps(schemas[value["name"]])
+        Schema("the reply", source).fit(value)
+    except InvalidArgument as fault:
+        raise BadFormat(f"{fault.args[0]}; the endpoint of {model} did not hold it to the form: ask again, or another model") from None
+
+
+def _schema_of(args: Generate) -> str:
     assert args.json_schema is not None
     parse_schema(args.json_schema, "schema")
-    return "schema", args.json_schema
+    return args.json_schema
+
+
+def _schemas_of(tools: Sequence[Tool]) -> dict[str, Any]:
+    """Name -> schema. Raises InvalidArgument."""
+    if len({tool.name for tool in tools}) < len(tools):
+        raise InvalidArgument("two tools have one name: a call must say which it means")
+    size = sum(len(tool.json_schema) for tool in tools)
+    if size > param.MAX_SCHEMA:
+        raise InvalidArgument(f"the schemas of the tools have {size} characters in all, more than {param.MAX_SCHEMA}: offer fewer")
+    return {tool.name: parse_schema(tool.json_schema, f"tool {tool.name}") for tool in tools}
 
 
 def parse_schema(text: str, what: str) -> Any:

@@ -26,10 +26,23 @@ _LENGTHS: Final = ("context_length_exceeded", "string_above_max_length", "exceed
 
 
 @dataclass(frozen=True, slots=True)
+class CallPart:
+    """Part of a call of a function."""
+
+    index: int
+    """Which call of the reply it is of."""
+    name: str = ""
+    """Comes with the first part."""
+    arguments: str = ""
+    """JSON, in pieces."""
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
     """One event of a stream."""
 
     text: str = ""
+    calls: tuple[CallPart, ...] = ()
     alive: bool = False
     """The model is at work, though nothing of the reply may have come: it thinks aloud, say."""
     reason: str = ""
@@ -55,11 +68,25 @@ def part_of(data: bytes, most_prompt: int, most_output: int, key: str) -> Part:
     text = delta.get("content") or ""
     if not isinstance(text, str):
         raise DeviceFailed(f"the endpoint sent a {type(text).__name__} where text belongs")
+    if isinstance(refused := delta.get("refusal"), str) and refused:
+        raise DeviceFailed(f"the endpoint's model refuses: {_quoted(refused, key)}")
+    calls = _calls(delta.get("tool_calls") or [])
     reason = choice.get("finish_reason") or ""
     if reason == "content_filter":
         raise DeviceFailed("the endpoint's filter cut the reply off: put it another way")
-    alive = bool(text or delta.get("reasoning_content") or delta.get("reasoning"))
-    return Part(text, alive, ("length" if reason == "length" else "stop") if reason else "", counted)
+    alive = bool(text or calls or delta.get("reasoning_content") or delta.get("reasoning"))
+    return Part(text, calls, alive, ("length" if reason == "length" else "stop") if reason else "", counted)
+
+
+def _calls(said: Any) -> tuple[CallPart, ...]:
+    """Raises DeviceFailed."""
+    try:
+        found = tuple(CallPart(each["index"], each["function"].get("name") or "", each["function"].get("arguments") or "") for each in said)
+        if all(type(each.index) is int and type(each.name) is str and type(each.arguments) is str for each in found):
+            return found
+    except (TypeError, KeyError, AttributeError):
+        pass
+    raise DeviceFailed("the endpoint sent a call of a function that is none")
 
 
 def _counted(usage: Any, most_prompt: int, most_output: int) -> Counted | None:

@@ -22,6 +22,7 @@ from llmos.kernel.slot import Counted, Event, Order, Received, Settled
 
 from .answer import MAX_SAID, Part, final, part_of, refusal, retry_after
 from .events import Events
+from .form import CallText, fields_of
 from .text import messages_of, tokens_of
 
 DONE = b"[DONE]"
@@ -62,6 +63,8 @@ def body_of(order: Order, model: str, window: int) -> bytes:
         "stream_options": {"include_usage": True},
         "temperature": sampling.temperature,
     }
+    if order.form is not None:
+        body |= fields_of(order.form)
     if len(order.tokens) + order.max_tokens < window:
         body["max_tokens"] = order.max_tokens
     if sampling.temperature > 0:
@@ -138,12 +141,14 @@ class Conversation:
         order, patience, clock = self._order, self._patience, asyncio.get_running_loop().time
         end = clock() + patience.total
         events, parts, idle = Events(), 0, 0
+        call = CallText(order.form) if order.form is not None and order.form.kind == "tools" else None
         async for chunk in response.aiter_raw():
             tokens: list[int] = []
             alive = False
             for part in map(self._part, events.feed(chunk)):
-                if part.text and self._ended is None:
-                    tokens += tokens_of(part.text)
+                text = part.text if call is None else _said(call, part)
+                if text and self._ended is None:
+                    tokens += tokens_of(text)
                     parts += 1
                 alive = alive or part.alive
                 self._note(part)
@@ -173,6 +178,11 @@ class Conversation:
             self._counted = part.counted
         if before is not None or part.reason:
             self._ended = Settled(self._order.burst, before.reason if before is not None else part.reason, self._counted)
+
+
+def _said(call: CallText, part: Part) -> str:
+    """The text of a part, of a reply that is to be a call."""
+    return part.text + call.push(part.calls) + (call.end() if part.reason == "stop" else "")
 
 
 async def _beginning(response: httpx.Response) -> bytes:

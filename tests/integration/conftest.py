@@ -30,8 +30,8 @@ def anyio_backend() -> str:
 
 
 SDK = (
-    "agents", "approvals", "arguments", "embed", "ends", "files", "forms", "generation", "map", "processes", "remote", "samples",
-    "streams", "talk", "tools",
+    "agents", "approvals", "arguments", "embed", "ends", "files", "forms", "generation", "map", "processes", "remote", "remote_forms",
+    "samples", "streams", "talk", "tools",
 )  # fmt: skip
 TWICE = {f"test_sdk_{name}" for name in SDK} | {"test_mcp_servers"}
 """Modules whose tests run on a booted system, and again as a client of a daemon."""

@@ -214,6 +214,32 @@ def status(code: int, headers: dict[str, str] | None = None, body: Any = None) -
     return script
 
 
+def says(*pieces: str, reason: str = "stop") -> Script:
+    """A reply of this text."""
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.begin()
+        for piece in pieces:
+            await exchange.delta(piece)
+        await exchange.finish(reason)
+
+    return script
+
+
+def calls(name: str, *arguments: str, reason: str = "tool_calls", index: int = 0) -> Script:
+    """A reply that calls a function, its arguments in pieces."""
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.begin()
+        functions: list[dict[str, str]] = [{"name": name, "arguments": ""}, *({"arguments": piece} for piece in arguments)]
+        for function in functions:
+            call = {"index": index, "function": function}
+            await exchange.event({"choices": [{"index": 0, "delta": {"content": None, "tool_calls": [call]}, "finish_reason": None}]})
+        await exchange.finish(reason)
+
+    return script
+
+
 def hang_up(after: int | None = None) -> Script:
     """No answer at all, or one that breaks off after so many tokens."""
 

@@ -12,7 +12,7 @@ from llmos.kernel.errno import DeviceFailed, InvalidArgument, Panic, QuotaExceed
 from llmos.kernel.kernel import Kernel
 from llmos.kernel.process import Class, Limits
 from llmos.kernel.signal import Signal
-from llmos.kernel.slot import Counted, Received, Settled
+from llmos.kernel.slot import Counted, Form, Received, Settled
 
 
 def test_as_many_requests_as_slots_and_the_rest_waits():
@@ -271,3 +271,13 @@ def test_statistics_tell_of_slots():
     rig.speak(bursts[0], 5)
     (told,) = rig.kernel.statistics().devices
     assert (told.slots, told.flying, told.orders, told.queued, told.prefill_tokens, told.decode_tokens) == (2, 2, 2, 1, 8, 5)
+
+
+def test_a_form_goes_along_with_the_order_and_a_grammar_is_refused():
+    rig, form = Rig(), Form("schema", "{}")
+    pid = rig.spawn()
+    cid = rig.kernel.open(rig.now, pid, "far")
+    with pytest.raises(InvalidArgument, match="takes a form"):
+        rig.kernel.generate(rig.now, pid, cid, tokens=[1], max_tokens=9, grammar=object())
+    rig.kernel.generate(rig.now, pid, cid, tokens=[1], max_tokens=9, form=form)
+    assert [order.form for order in rig.advance()] == [form]

@@ -12,6 +12,7 @@ from llmos.kernel.burst import Burst
 from llmos.kernel.device import Step, StepFailed
 from llmos.kernel.errno import InvalidArgument
 from llmos.kernel.process import Limits
+from llmos.kernel.slot import Form
 
 from .test_kernel_guesses import PROMPT, machine
 
@@ -160,3 +161,10 @@ def test_preempted_and_brought_back_it_goes_on_where_it_was() -> None:
     m.run()
     assert [burst.output for burst in bursts] == [[n % 7 for n in range(10)]] * 3
     assert m.kernel.schedulers["dummy"].preemptions
+
+
+def test_a_device_with_pages_takes_no_form():
+    m = Machine()
+    pid = m.spawn()
+    with pytest.raises(InvalidArgument, match="takes a grammar"):
+        m.generate(pid, m.open(pid), 10, [1, 2, 3], form=Form("schema", "{}"))

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from llmos.drivers.remote.answer import MAX_SAID, OVERHEAD, Part, part_of, refusal, retry_after
+from llmos.drivers.remote.answer import MAX_SAID, OVERHEAD, CallPart, Part, part_of, refusal, retry_after
 from llmos.drivers.remote.conversation import body_of
 from llmos.drivers.remote.events import MAX_EVENT, Events
+from llmos.drivers.remote.form import MAX_FUNCTION, CallText, aliases_of, fields_of
 from llmos.drivers.remote.text import ROLES, VOCABULARY, WHOLE_BYTES, RemoteText, messages_of, text_of, tokens_of
 from llmos.kernel.device import GREEDY, Sampling
 from llmos.kernel.errno import DeviceFailed, Fault, InvalidArgument, NotFound, NotPermitted, NotSupported, QuotaExceeded, TooLong, TryAgain
-from llmos.kernel.slot import Counted, Order
+from llmos.kernel.slot import Counted, Form, Order
 
 TEXT = RemoteText("far")
 KEY = "sk-very-secret"
@@ -136,6 +137,12 @@ def part(data: bytes) -> Part:
         (event(None, "stop"), Part(reason="stop")),
         (event("x", "length"), Part("x", alive=True, reason="length")),
         (event(None, "tool_calls"), Part(reason="stop")),
+        (
+            event(None, tool_calls=[{"index": 0, "function": {"name": "f", "arguments": "{"}}]),
+            Part(calls=(CallPart(0, "f", "{"),), alive=True),
+        ),
+        (event(None, tool_calls=[{"index": 1, "id": "x", "function": {"arguments": None}}]), Part(calls=(CallPart(1),), alive=True)),
+        (event(None, tool_calls=None, refusal=None), Part()),
         (event(reasoning_content="hm"), Part(alive=True)),
         (b'{"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 4}}', Part(counted=Counted(3, 4))),
         (b"{}", Part()),
@@ -185,6 +192,13 @@ def test_counts_at_their_bounds_are_taken() -> None:
         event(7),
         event(["x"]),
         event(None, "content_filter"),
+        event(None, refusal="I cannot help with that."),
+        event(None, tool_calls=7),
+        event(None, tool_calls=[7]),
+        event(None, tool_calls=[{"index": 0}]),
+        event(None, tool_calls=[{"index": 0, "function": {"name": 7}}]),
+        event(None, tool_calls=[{"index": "0", "function": {"name": "f"}}]),
+        event(None, tool_calls=[{"index": 0, "function": {"arguments": ["{}"]}}]),
         b'{"error": {"message": "out of memory"}}',
         b'{"error": "out of memory"}',
     ],
@@ -267,3 +281,62 @@ def test_a_number_of_tokens_that_fills_the_window_is_left_to_the_endpoint() -> N
 def test_what_a_tool_said_is_said_by_the_user() -> None:
     tokens = tuple(TEXT.chat([{"role": "tool", "content": "4"}], reply=True))
     assert json.loads(body_of(Order(1, tokens, GREEDY, 5), "big", 100))["messages"] == [{"role": "user", "content": "4"}]
+
+
+# --- forms
+
+
+CLOSED = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
+
+
+@pytest.mark.parametrize(
+    ("schema", "strict"),
+    [
+        (CLOSED, True),
+        ({**CLOSED, "properties": {"n": {"anyOf": [{"$ref": "#/$defs/m"}, {"type": "null"}]}}, "$defs": {"m": CLOSED}}, True),
+        ({**CLOSED, "properties": {"n": {"type": "array", "items": CLOSED}}}, True),
+        ({**CLOSED, "additionalProperties": True}, False),
+        ({**CLOSED, "required": []}, False),
+        ({**CLOSED, "properties": {"n": {"type": "integer", "minimum": 0}}}, False),
+        ({**CLOSED, "properties": {"n": {"type": "object"}}}, False),
+        ({**CLOSED, "properties": {"n": True}}, False),
+        ({"type": "array", "items": CLOSED}, False),
+        ({"anyOf": [CLOSED]}, False),
+        ({}, False),
+    ],
+)
+def test_a_schema_is_strict_where_openai_would_take_it(schema: dict[str, Any], strict: bool) -> None:
+    told = fields_of(Form("schema", json.dumps(schema)))["response_format"]["json_schema"]
+    assert told == {"name": "reply", "schema": schema} | ({"strict": True} if strict else {})
+
+
+@given(st.lists(st.text(min_size=1, max_size=128), min_size=1, max_size=20, unique=True))
+def test_functions_have_names_that_endpoints_take_each_its_own(names: list[str]) -> None:
+    aliases = aliases_of(Form("tools", json.dumps({name: {} for name in names})))
+    assert sorted(aliases.values()) == sorted(names)
+    assert all(0 < len(alias) <= MAX_FUNCTION and alias.isascii() and not set(alias) & set(". /") for alias in aliases)
+
+
+def test_names_that_only_differ_in_what_is_not_taken() -> None:
+    names = ["a.b", "a/b", "a_b", *("x" * 70 + str(number) for number in range(12))]
+    assert list(aliases_of(Form("tools", json.dumps({name: {} for name in names})))) == [
+        "a_b", "a_b_2", "a_b_3", "x" * 64, *("x" * 60 + f"_{number}" for number in range(2, 13)),
+    ]  # fmt: skip
+
+
+@given(st.dictionaries(st.text(max_size=5), st.integers()), st.data())
+def test_a_call_in_any_pieces_is_its_text(arguments: dict[str, int], data: st.DataObject) -> None:
+    text, rest = CallText(Form("tools", '{"a.b": {}}')), json.dumps(arguments)
+    parts = [CallPart(0, "a_b")]
+    while rest:
+        size = data.draw(st.integers(1, len(rest)))
+        parts.append(CallPart(0, "", rest[:size]))
+        rest = rest[size:]
+    parts.append(CallPart(1, "a_b", "{}"))
+    said = "".join(text.push((part,)) for part in parts) + text.end()
+    assert json.loads(said) == {"name": "a.b", "arguments": arguments}
+
+
+def test_a_reply_without_a_call_has_nothing_to_end() -> None:
+    text = CallText(Form("tools", '{"a": {}}'))
+    assert text.push((CallPart(0, "", "{}"),)) + text.end() == ""
