@@ -139,7 +139,13 @@ def _spec(tool: Tool) -> dict[str, Any]:
         schema = json.dumps(tool.schema, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidArgument(f"the schema of {tool.name} is no JSON: {error}") from None
-    return {"name": tool.name, "description": tool.description, "schema": schema, "seconds": float(tool.seconds)}
+    return {
+        "name": tool.name,
+        "description": tool.description,
+        "schema": schema,
+        "seconds": float(tool.seconds),
+        "needs": listed(tool.needs, "needs"),
+    }
 
 
 @asynccontextmanager

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.to_thread
 
-from llmos.syscalls.abi import NotFound, Reply, ToolInfo, TooLong, ToolResult, param
+from llmos.syscalls.abi import NotFound, NotPermitted, Reply, ToolInfo, TooLong, ToolResult, param
 
 from . import builtin
 from .agentfile import AgentFile
@@ -182,6 +182,12 @@ async def _tools(me: Process, agent: AgentFile) -> list[ToolInfo]:
         offered = {tool.name: tool for tool in await me.wait_for_tools(*agent.offered)}
     except NotFound as fault:
         raise NotFound(f"the agent {agent.name} cannot begin: {fault.args[0]}") from None
+    for tool in offered.values():
+        if tool.name in agent.tools and tool.lacks:
+            raise NotPermitted(
+                f"the agent {agent.name} cannot begin: its tool {tool.name} needs {tool.lacks[0]!r}, which pid {me.pid} lacks; "
+                f"give it that with capabilities in its file, or spawn --can {tool.lacks[0]}"
+            )
     return [offered[name] if name in offered else builtin.info(name) for name in dict.fromkeys(agent.tools)]
 
 

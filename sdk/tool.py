@@ -13,7 +13,7 @@ import asyncio
 import json
 import math
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import copy_context
 from dataclasses import asdict, dataclass, is_dataclass
 from inspect import isawaitable, iscoroutinefunction
@@ -60,10 +60,17 @@ class Tool:
     run: Callable[[Asked], Awaitable[Said]]
     seconds: float = param.TOOL_SECONDS
     """How long a call may take."""
+    needs: Sequence[str] = ()
+    """Capabilities that a caller must hold besides tool:NAME, such as net:HOST for what it reaches."""
 
     @staticmethod
     def of(
-        function: Callable[..., Any], *, name: str | None = None, description: str | None = None, seconds: float = param.TOOL_SECONDS
+        function: Callable[..., Any],
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        seconds: float = param.TOOL_SECONDS,
+        needs: Sequence[str] = (),
     ) -> Tool:
         """A function as a tool: type hints make the schema, the docstring says what it does and what its arguments are.
 
@@ -74,7 +81,7 @@ class Tool:
         signature = Signature(function)
         own = name if name is not None else str(getattr(function, "__name__", type(function).__name__))
         words = signature.description if description is None else description
-        return Tool(own, words[: param.MAX_TOOL_DESCRIPTION], signature.schema, _Function(function, signature.read).run, seconds)
+        return Tool(own, words[: param.MAX_TOOL_DESCRIPTION], signature.schema, _Function(function, signature.read).run, seconds, needs)
 
 
 class _Function:

@@ -13,7 +13,8 @@ from __future__ import annotations
 import itertools
 import os
 import shlex
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Mapping
+from functools import partial
 
 import anyio
 import anyio.to_thread
@@ -22,12 +23,13 @@ from prompt_toolkit.document import Document
 
 from llmos import Fault
 
-from .builtins.agents import CLASSES
+from .builtins.agents import CLASSES, SCHEMA, VALUES_OF
 from .builtins.language import SETTINGS
 from .builtins.manual import calls_of_the_system
 from .builtins.processes import SENDABLE
 from .lexer import BadSyntax, Operator, lex
 from .session import Shell
+from .where import HOST, MOUNTS, Where, where, where_to
 
 PATIENCE = 0.03
 """Seconds that Tab waits for what it does not know yet."""
@@ -42,6 +44,8 @@ Proposal = tuple[str, str]
 
 OF_PROCESSES = frozenset({"kill", "nice", "explain", "fork", "wait", "chat"})
 OF_JOBS = frozenset({"fg", "bg"})
+OF_MACHINE = frozenset({"cd", "."})
+"""Those that know the machine's paths only, as its programs do."""
 
 
 class ShellCompleter(Completer):
@@ -53,7 +57,8 @@ class ShellCompleter(Completer):
         self._models = _Known(shell, self._ask_models)
         self._agents = _Known(shell, self._ask_agents)
         self._calls = _Known(shell, self._ask_calls)
-        self._folders: dict[str, _Known] = {}
+        self._folders: dict[tuple[str, bool], _Known] = {}
+        """(folder, whether it is one of the system) -> what it holds."""
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
         """The session asks get_completions_async; this is for those who cannot wait."""
@@ -79,7 +84,9 @@ class ShellCompleter(Completer):
             return names + [(f"{name} ", text) for name, text in sorted(shell.aliases.items())]
         command, before = words[0], words[-1]
         if before in ("<", ">", ">>"):
-            return await self._paths(current)
+            return await self._paths(where_to, current)
+        if current.startswith("-") and command in VALUES_OF:
+            return [(f"{option} ", "") for option in sorted(VALUES_OF[command])]
         if current.startswith("--") and "--json".startswith(current):
             return [("--json ", "for scripts")] if "--json" in getattr(shell.builtins.get(command), "usage", "") else []
         if command in OF_PROCESSES:
@@ -89,17 +96,21 @@ class ShellCompleter(Completer):
         if command in OF_JOBS:
             return _jobs(shell)
         found = await self._of_names(command, before, words, current)
-        return found if found is not None else await self._paths(current)
+        if found is not None:
+            return found
+        return await self._paths(
+            _machine if command in OF_MACHINE or command.startswith("!") else where_to if before == SCHEMA else where, current
+        )
 
     async def _of_names(self, command: str, before: str, words: list[str], current: str) -> list[Proposal] | None:
         """Where a name of something is wanted; None where a path may stand."""
         shell = self._shell
-        if command in ("spawn", "ask", "map") and before in ("-m", "--model"):
-            return await self._models.get()
-        if command in ("spawn", "map") and before in ("-c", "--class"):
-            return [(f"{name} ", "") for name in CLASSES]
-        if command in ("spawn", "map") and len(words) == 1 and "/" not in current:
-            return await self._agents.get() or await self._paths(current)
+        if command in VALUES_OF and before in VALUES_OF[command]:
+            if before in ("-m", "--model"):
+                return await self._models.get()
+            return [(f"{name} ", "") for name in CLASSES] if before in ("-c", "--class") else None if before == SCHEMA else []
+        if command in ("spawn", "map") and not _has_word(words[1:], VALUES_OF[command]) and "/" not in current:
+            return await self._agents.get() or await self._paths(where, current)
         if command == "help":
             return [(f"{name} ", builtin.summary) for name, builtin in sorted(shell.builtins.items())]
         if command == "man":
@@ -139,19 +150,40 @@ class ShellCompleter(Completer):
         names = await anyio.to_thread.run_sync(calls_of_the_system, abandon_on_cancel=True)
         return [(f"{name} ", "system call") for name in names]
 
-    async def _paths(self, current: str) -> list[Proposal]:
+    async def _paths(self, meaning: Callable[[str, Mapping[str, str]], Where], current: str) -> list[Proposal]:
+        """What a folder holds, of the system or of the machine as `meaning` says."""
         folder, name = os.path.split(current.lstrip("'"))
-        known = self._folders.get(folder)
+        if not folder and current.lstrip("'").startswith(HOST):
+            folder, name = HOST, name.removeprefix(HOST)
+        place = meaning(folder, self._shell.variables)
+        of_system = not place.plain and not place.path.startswith(HOST)
+        known = self._folders.get((folder, of_system))
         if known is None:
             if len(self._folders) > 50:
                 self._folders.clear()
 
             async def ask() -> list[Proposal]:
+                if of_system:
+                    return await self._entries_of_system(folder)
                 return await anyio.to_thread.run_sync(_entries, folder, abandon_on_cancel=True)
 
-            known = self._folders[folder] = _Known(self._shell, ask)
+            known = self._folders[folder, of_system] = _Known(self._shell, ask)
         hidden = name.startswith(".")
         return [(text, meta) for text, meta in await known.get() if hidden or not os.path.basename(text.strip("' /")).startswith(".")]
+
+    async def _entries_of_system(self, folder: str) -> list[Proposal]:
+        system = self._shell.connection.ready
+        found: list[Proposal] = []
+        if system is not None:
+            async for entry in system.files.entries(folder):
+                if len(found) >= MOST_ENTRIES:
+                    break
+                if entry.name.isprintable():
+                    found.append(_proposal(os.path.join(folder, entry.name), entry.kind == "folder"))
+        if not folder.strip("/"):  # beside the system's folders stand those of the machine that they do not hide
+            others = await anyio.to_thread.run_sync(_entries, folder, abandon_on_cancel=True)
+            found += [each for each in others if each[0].strip(" /'") not in MOUNTS]
+        return found
 
 
 class _Known:
@@ -201,20 +233,35 @@ def words_at(before: str) -> tuple[list[str], str]:
     return (texts[:-1], texts[-1]) if touching else (texts, "")
 
 
+def _has_word(words: list[str], values: Collection[str]) -> bool:
+    """Whether one of these words is neither an option nor the value of one."""
+    waiting = False
+    for word in words:
+        if not waiting and not word.startswith("-"):
+            return True
+        waiting = not waiting and word in values
+    return False
+
+
 def _entries(folder: str) -> list[Proposal]:
-    """What a folder of the host holds, as it is typed. Called on a thread: a disk may sleep."""
+    """What a folder of the machine holds, as it is typed. Called on a thread: a disk may sleep."""
+    path = os.path.expanduser(folder.removeprefix(HOST)) or "."
     try:
-        with os.scandir(os.path.expanduser(folder) or ".") as listing:
+        with os.scandir(path) as listing:
             entries = sorted(itertools.islice(listing, MOST_ENTRIES), key=lambda entry: entry.name)
     except OSError:
         return []
-    found = []
-    for entry in entries:
-        path = os.path.join(folder, entry.name)
-        if not path.isprintable():
-            continue
-        found.append((shlex.quote(path) + ("/" if entry.is_dir() else " ") if not path.startswith("~") else path, ""))
-    return found
+    named = HOST.__add__ if folder == HOST else partial(os.path.join, folder)
+    return [_proposal(named(entry.name), entry.is_dir()) for entry in entries if entry.name.isprintable()]
+
+
+def _machine(word: str, variables: Mapping[str, str]) -> Where:
+    return Where(word, HOST + os.path.abspath(word), True)
+
+
+def _proposal(path: str, folder: bool) -> Proposal:
+    """A path as it is typed: a folder may be gone into."""
+    return (shlex.quote(path) + ("/" if folder else " ") if not path.startswith("~") else path, "")
 
 
 def _jobs(shell: Shell) -> list[Proposal]:

@@ -148,7 +148,7 @@ async def run_host(words: list[str], environment: dict[str, str], ends: Ends, jo
             while not command.ended:
                 command.signal(signal.SIGKILL)
                 await command.change()
-        job.commands.remove(command)
+        job.ended(command)
         command.take_terminal()
         if own:
             terminal.at_line_start = True

@@ -68,6 +68,8 @@ class Job:
     done: anyio.Event = field(default_factory=anyio.Event)
     status: int = 0
     interrupts: int = 0
+    ending: int = 0
+    """The status that it is to end with once the last of its processes has: all of it was told to end. 0: it was not."""
 
     @property
     def state(self) -> str:
@@ -83,10 +85,22 @@ class Job:
         self.begun.set()
 
     def ended(self, child: Process) -> None:
-        self.children.remove(child)
+        """A process, or a command of the host."""
+        (self.children if child in self.children else self.commands).remove(child)
+        self._wind_up()
 
-    def finish(self, status: int) -> None:
-        self.status = INTERRUPTED if self.interrupts else status
+    def end(self, status: int) -> None:
+        """Its processes were told to end: what runs in the shell itself ends with the last of them, and nothing more begins."""
+        self.ending = status
+        self._wind_up()
+
+    def _wind_up(self) -> None:
+        if self.ending and not self.children and not self.commands:
+            self.scope.cancel()
+
+    def finish(self, status: int | None) -> None:
+        """It has ended; None: it was cut short."""
+        self.status = INTERRUPTED if self.interrupts else self.ending or INTERRUPTED if status is None else status
         self.stopped = False
         self.begun.set()
         self.done.set()
@@ -148,6 +162,8 @@ class Job:
                         await child.kill(signal)
                     except Fault:
                         pass  # it has ended meanwhile
+        if "TERM" in signals or "KILL" in signals:
+            self.end(INTERRUPTED)
 
 
 class Jobs:

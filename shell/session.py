@@ -25,7 +25,7 @@ from .builtins.approvals import tell_of_approvals
 from .builtins.call import Leave
 from .connection import Connection
 from .desk import Desk
-from .jobs import CLOSED, INTERRUPTED, STOPPED, Job, Jobs
+from .jobs import CLOSED, STOPPED, Job, Jobs
 from .routing import nearest
 from .streams import Closed, Empty, Sink, Source
 from .terminal import ErrorSink, Terminal, TerminalSink
@@ -172,7 +172,7 @@ class Shell:
         self._running_tasks().start_soon(self._run, job, body)
 
     async def _run(self, job: Job, body: Callable[[], Awaitable[int]]) -> None:
-        status = INTERRUPTED
+        status: int | None = None
         try:
             with job.scope:
                 try:

@@ -37,6 +37,7 @@ async def _running(home: Path) -> list[dict[str, Any]]:
                 "schema": json.loads(tool.schema),
                 "seconds": tool.seconds,
                 "offered by": tool.offerer,
+                "needs": list(tool.needs),
             }
             for tool in await system.tools()
         ]

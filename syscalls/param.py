@@ -42,6 +42,7 @@ INLINE_TEXT: Final = 4_096  # characters above which text is tokenized off the l
 
 MAX_TOOLS: Final = 1_024  # tools of one offer, and of one page of tool_list
 MAX_OFFERS: Final = 64  # offers of one process
+MAX_TOOL_NEEDS: Final = 8  # capabilities that a tool asks for besides its own
 MAX_TOOL_NAME: Final = 128  # characters of a tool's name
 MAX_TOOL_DESCRIPTION: Final = 8_192  # characters that say what it does
 MAX_TOOL_SCHEMA: Final = 65_536  # characters of the schema of its arguments

@@ -46,11 +46,12 @@ KINDS = {"integer": "integer", "number": "number", "string": "text", "boolean": 
 
 def page(row: Row) -> str:
     """What there is to know of one call, for a terminal."""
-    facts = [f"number {row.number}", f"needs {row.capability}" if row.capability else "needs no capability"]
+    needs = [each for each in (row.capability, row.asks) if each]
+    facts = [f"number {row.number}", f"needs {'; '.join(needs)}" if needs else "needs no capability"]
     facts += ["replayable" if row.replayable else "not replayable"]
     facts += ["sleeps"] if row.sleeps else []
     facts += ["goes through with a signal pending"] if row.always else []
-    parts = [_wrap(signature(row), ""), ", ".join(facts), "", _flow(row.doc)]
+    parts = [_wrap(signature(row), ""), _flow(", ".join(facts)), "", _flow(row.doc)]
     parts += ["", "arguments", *(_arguments(row) or ["  none"])]
     parts += ["", f"result: {row.result.__name__}", *_result(row.result)]
     return "\n".join(parts)

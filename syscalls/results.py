@@ -261,6 +261,10 @@ class ToolInfo:
     public: bool
     offerer: int
     """The pid of who answers."""
+    needs: tuple[str, ...] = ()
+    """What a caller must hold besides tool:NAME."""
+    lacks: tuple[str, ...] = ()
+    """What of that the process that asked does not hold."""
 
 
 @dataclass(frozen=True, slots=True)

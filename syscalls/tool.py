@@ -8,6 +8,7 @@ The kernel runs no tool. A caller that gives up, dies or passes the deadline lea
 
 from __future__ import annotations
 
+from llmos.kernel.capability import ASK
 from llmos.kernel.errno import BadHandle, Fault, Interrupted, InvalidArgument, NotPermitted, TooLong
 from llmos.kernel.kernel import Kernel
 
@@ -33,7 +34,10 @@ def tool_list(core: Core, call: Call, args: abi.ToolListArguments) -> abi.ToolLi
             continue
         if len(found) >= args.limit or size > _PAGE:
             return abi.ToolList(found, more=True)
-        found.append(abi.ToolInfo(name, tool.description, tool.schema.text, tool.seconds, tool.offer.public, tool.offer.pid))
+        lacks = tuple(each for each in tool.needs if not _holds(core.kernel, call.pid, each))
+        found.append(
+            abi.ToolInfo(name, tool.description, tool.schema.text, tool.seconds, tool.offer.public, tool.offer.pid, tool.needs, lacks)
+        )
         size += len(tool.description) + len(tool.schema.text)
     return abi.ToolList(found, more=False)
 
@@ -61,6 +65,8 @@ async def tool_call(core: Core, call: Call, args: abi.ToolCall) -> abi.ToolResul
     process = kernel.table.get(pid)
     shown = core.tools.visible(process).get(args.name)
     await permit(core, call, f"tool:{args.name}")
+    for need in () if shown is None else shown.needs:
+        await permit(core, call, need)
     tool = core.tools.find(process, args.name)
     if tool is not shown:  # whoever approved meant the one that was there
         raise NotPermitted(f"{args.name} is not the tool any more that it was when the call was made; call it again")
@@ -113,8 +119,13 @@ async def tool_offer(core: Core, call: Call, args: abi.ToolOffer) -> abi.OfferHa
     if offer is not None and args.public != offer.public:
         raise InvalidArgument(f"offer {offer.number} is {'public' if offer.public else 'private'} and stays so; make another")
     made = offer if offer is not None else core.tools.offer(call.pid, args.public)
-    tools = {spec.name: Tool(spec.name, spec.description, Schema(spec.name, spec.schema_), spec.seconds, made) for spec in args.tools}
+    tools = {
+        spec.name: Tool(spec.name, spec.description, Schema(spec.name, spec.schema_), spec.seconds, made, tuple(spec.needs))
+        for spec in args.tools
+    }
     try:
+        if (asking := next((each for spec in args.tools for each in spec.needs if each.startswith(ASK)), None)) is not None:
+            raise InvalidArgument(f"needs: {asking}: whether somebody is asked is said of who calls, not of the tool; leave out {ASK!r}")
         if len(tools) < len(args.tools):
             raise InvalidArgument("two tools of an offer have the same name")
         core.tools.fill(made, tools)

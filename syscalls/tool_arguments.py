@@ -10,7 +10,7 @@ from typing import Annotated, TypeAlias
 from pydantic import Field
 
 from . import param
-from .arguments import Arguments, Count, Handle, ToolName
+from .arguments import Arguments, Capability, Count, Handle, ToolName
 
 Seconds: TypeAlias = Annotated[float, Field(gt=0, le=param.MAX_TOOL_SECONDS)]
 
@@ -24,6 +24,8 @@ class ToolSpec(Arguments):
     """JSON schema of its arguments, an object."""
     seconds: Seconds = param.TOOL_SECONDS
     """How long a call may take."""
+    needs: Annotated[list[Capability], Field(max_length=param.MAX_TOOL_NEEDS, fail_fast=True)] = []  # noqa: RUF012 - pydantic copies it
+    """What a caller must hold besides tool:NAME, such as net:HOST for what it reaches."""
 
 
 class ToolListArguments(Arguments):

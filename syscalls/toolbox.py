@@ -33,6 +33,8 @@ class Tool:
     schema: Schema
     seconds: float
     offer: Offer = field(repr=False)
+    needs: tuple[str, ...] = ()
+    """Capabilities, besides tool:NAME."""
 
 
 @dataclass(slots=True, eq=False)

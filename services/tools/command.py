@@ -44,7 +44,8 @@ def tool(name: str, command: Command) -> Tool:
     schema = {"type": "object", "properties": properties, "required": command.holes, "additionalProperties": False}
     words = command.description or f"Runs the command: {' '.join(command.argv)}"
     # Its own clock ends it first, and says so with what it had printed by then.
-    return Tool(name, words, schema, partial(run, command), min(command.seconds + 5.0, 86_400.0))
+    needs = ("net:*",) if command.network else ()
+    return Tool(name, words, schema, partial(run, command), min(command.seconds + 5.0, 86_400.0), needs)
 
 
 async def run(command: Command, asked: Asked) -> Said:

@@ -18,6 +18,7 @@ import tomllib
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, model_validator
 
@@ -61,7 +62,14 @@ class Server(_Table):
     def _one_way(self) -> Server:
         if (self.command is None) == (self.url is None):
             raise ValueError('needs either command = [...] or url = "..."')
+        if self.url is not None and not self.host:
+            raise ValueError("has a url without a host")
         return self
+
+    @property
+    def host(self) -> str:
+        """Where its url leads; nothing for a command."""
+        return urlsplit(self.url or "").hostname or ""  # raises ValueError for half an address in brackets
 
 
 class Command(_Table):

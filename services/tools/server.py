@@ -101,7 +101,8 @@ class Connection:
         if not _NAME.fullmatch(name) or len(name) > param.MAX_TOOL_NAME or len(json.dumps(schema)) > param.MAX_TOOL_SCHEMA:
             return None
         words = (listed.description or "")[: param.MAX_TOOL_DESCRIPTION]
-        return Tool(name, words, schema, partial(self.call, listed.name), self.server.seconds)
+        needs = (f"net:{self.server.host}",) if self.server.host else ()
+        return Tool(name, words, schema, partial(self.call, listed.name), self.server.seconds, needs)
 
     async def call(self, name: str, asked: Asked) -> Said:
         """One call. Cancelled, the server is told so."""

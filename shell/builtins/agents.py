@@ -10,8 +10,9 @@ import llmos
 
 from ..attend import attend
 from ..streams import Source
+from ..where import where_to
 from .call import MOST_DIGITS, Builtin, Call, Refused, Usage, nice_value, number, options
-from .files import meant, source_of
+from .files import source_of
 
 if TYPE_CHECKING:
     from llmos import Child
@@ -26,10 +27,12 @@ MAP = "map"
 AT_ONCE = "--at-once"
 LONG = {"-n": "--nice", "-c": "--class", "-m": "--model"}
 VALUES = ("--name", "--nice", "--class", "--model", "--tokens", "--pages", "--seconds", "--children", "--cost", CAN, SCHEMA, *LONG)
+VALUES_OF = {"spawn": VALUES, "map": (*VALUES, AT_ONCE), "ask": ("--model", "-m", SCHEMA)}
+"""Command -> its options, each of which takes a value."""
 
 
 async def spawn(call: Call) -> int:
-    found, words = options(call.args, values=VALUES)
+    found, words = options(call.args, values=VALUES_OF["spawn"])
     given = {LONG.get(name, name): value for name, value in found.items()}
     if not words:
         raise Usage(f"which agent? There are {', '.join(call.shell.agents()) or 'none'}")
@@ -37,7 +40,7 @@ async def spawn(call: Call) -> int:
 
 
 async def map_lines(call: Call) -> int:
-    found, words = options(call.args, values=(*VALUES, AT_ONCE))
+    found, words = options(call.args, values=VALUES_OF["map"])
     given = {LONG.get(name, name): value for name, value in found.items()}
     at_once = number(given[AT_ONCE], f"number for {AT_ONCE}", least=1) if AT_ONCE in given else None
     if len(words) > 1:
@@ -57,7 +60,7 @@ async def map_lines(call: Call) -> int:
 
 
 async def ask(call: Call) -> int:
-    found, words = options(call.args, values=("--model", "-m", SCHEMA))
+    found, words = options(call.args, values=VALUES_OF["ask"])
     given = {LONG.get(name, name): value for name, value in found.items()}
     question = " ".join(words)
     if call.redirected:
@@ -116,7 +119,9 @@ def _cannot_run(fault: llmos.Fault) -> Refused:
 
 async def _schema(call: Call, word: str) -> str:
     """The text of a file with a JSON schema. Raises Refused for what is no JSON."""
-    source = await source_of(call, meant(call, [word])[0])
+    if not word:
+        raise Usage(f"{SCHEMA}: an empty name is no file")
+    source = await source_of(call, where_to(word, call.shell.variables))
     try:
         text = await _whole(source)
     finally:

@@ -26,9 +26,7 @@ async def ps(call: Call) -> int:
 
 async def explain(call: Call) -> int:
     found, words = options(call.args, flags=("--json",))
-    if len(words) != 1:
-        raise Usage("it takes one pid")
-    wanted = pid(words[0])
+    wanted = _one(call, words)
     explanation = call.shell.explanations.get(wanted) or await (await call.system()).explain(wanted)
     from ..render import explanation_json, explanation_table
 
@@ -63,6 +61,16 @@ def targets(call: Call, words: list[str]) -> list[int]:
     return found
 
 
+def _one(call: Call, words: list[str]) -> int:
+    """The one process that is meant."""
+    if len(words) != 1:
+        raise Usage("it takes one pid, or %N for a job of one process")
+    pids = targets(call, words)
+    if len(pids) != 1:
+        raise Refused(f"job {words[0]} has {len(pids)} processes{': ' if pids else ''}{', '.join(map(str, pids))}; it takes one")
+    return pids[0]
+
+
 async def kill(call: Call) -> int:
     words = list(call.args)
     signal = "TERM"
@@ -94,6 +102,8 @@ async def kill(call: Call) -> int:
                 await command.kill(signal)
         if signal in ("CONT", "TERM", "KILL") and (named or any(child.pid in pids for child in job.children)):
             await job.resume()
+        if named and signal in ("INT", "TERM", "KILL") and (signal != "INT" or not job.pids):
+            job.end(128 + SIGNALS[signal])
     return status
 
 
@@ -110,9 +120,7 @@ async def nice(call: Call) -> int:
 
 
 async def fork(call: Call) -> int:
-    if len(call.args) != 1:
-        raise Usage("it takes one pid")
-    original = pid(call.args[0])
+    original = _one(call, list(call.args))
     system = await call.system()
     job = await call.shell.adopt(lambda: system.fork(original), f"fork {original}")
     call.shell.last_pid = job.pids[0]
@@ -158,9 +166,9 @@ BUILTINS = (
     ),
     Builtin(
         "explain",
-        "explain [--json] PID",
+        "explain [--json] PID|%JOB",
         "where the time of a process went, and why it waited",
-        ("explain 7", "explain --json 7"),
+        ("explain 7", "explain --json %1"),
         explain,
         "Processes of this shell that ended lately are remembered.",
     ),
@@ -182,7 +190,7 @@ BUILTINS = (
     ),
     Builtin(
         "fork",
-        "fork PID",
+        "fork PID|%JOB",
         "copy a process with its contexts; their pages are shared until one writes",
         ("fork 7", "fork 7; fg"),
         fork,

@@ -128,6 +128,10 @@ async def test_a_reader_that_ends_early_ends_the_writer(sh: ShellUnderTest) -> N
         ("nice 5 999", 1, "[ESRCH]"),
         ("explain", 2, "usage: explain"),
         ("explain 999", 1, "[ESRCH]"),
+        ("explain 1 2", 2, "it takes one pid, or %N"),
+        ("explain %3", 1, "no job %3: see jobs"),
+        ("fork %3", 1, "no job %3: see jobs"),
+        ("sleep 1 & explain %1", 1, "job %1 has 0 processes; it takes one"),
         ("fork 999", 1, "[ESRCH]"),
         ("fork", 2, "usage: fork"),
         ("wait 999", 127, "[ECHILD]"),
@@ -284,6 +288,34 @@ async def test_a_script_ends_when_its_jobs_have(sh: ShellUnderTest) -> None:
     ran = await sh.run("spawn summarise hello > out2 & exit 5")
     assert ran.status == 5
     assert Path("out2").stat().st_size > 0
+
+
+async def test_a_job_stands_for_its_process(sh: ShellUnderTest) -> None:
+    ran = await sh.run("sleep 9 | spawn chat & sleep 0.3; explain %1; fork %1; kill -9 %1 %2; wait")
+    explained, *_, forked = ran.out.splitlines()
+    assert explained.startswith("pid 3 chat: ")
+    assert forked == "4"
+    ran = await sh.run("sleep 9 | spawn chat | spawn chat & sleep 0.3; fork %3; echo $?; kill -9 %3; wait")
+    assert ran.out == "1\n"
+    assert "llmsh: fork: job %3 has 2 processes: 5, 6; it takes one\n" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("job", "signal", "status"),
+    [
+        ("sleep 60", "TERM", 143),
+        ("sleep 60", "INT", 130),
+        ("sleep 60 | spawn chat", "TERM", 143),
+        ("sleep 60 | spawn chat || sleep 60", "KILL", 137),
+        ("sleep 60 | !cat", "KILL", 137),
+        ("!sleep 60 && echo more", "TERM", 143),
+    ],
+)
+async def test_kill_ends_what_runs_in_the_shell_itself(sh: ShellUnderTest, job: str, signal: str, status: int) -> None:
+    with anyio.fail_after(30):
+        ran = await sh.run(f"{job} & sleep 0.3; kill -{signal} %1; wait %1; echo $?; jobs")
+    assert ran.out.splitlines()[0] == str(status)
+    assert "Running" not in ran.out
 
 
 async def test_lists_in_the_background(sh: ShellUnderTest) -> None:

@@ -41,6 +41,17 @@ class System:
             raise self.fault
         return [SimpleNamespace(pid=7, name="chat"), SimpleNamespace(pid=70, name="summarise")]
 
+    @property
+    def files(self) -> "System":
+        return self
+
+    async def entries(self, path: str) -> AsyncIterator[SimpleNamespace]:
+        """A folder of the system in which every folder is the same."""
+        if path.rstrip("/") == "/home/gone":
+            raise llmos.NotFound("there is no such folder")
+        for name, kind in (("letters", "folder"), ("list.txt", "file"), ("odd\nname", "file"), ("two words", "file")):
+            yield SimpleNamespace(name=name, kind=kind)
+
 
 class Connected:
     loading, fault, model = False, None, "smollm2"
@@ -104,6 +115,50 @@ async def test_what_fits_is_proposed(shell: Shell, tmp_path: Path) -> None:
         with anyio.fail_after(20):  # what must be asked for comes a little later on a slow day
             while await proposed(completer, line) != found:
                 await anyio.sleep(0.6)
+
+
+async def test_paths_are_of_the_system_where_the_command_means_those(shell: Shell, tmp_path: Path) -> None:
+    """tmp_path is below the machine's /tmp."""
+    (tmp_path / "list.json").touch()
+    completer, here = ShellCompleter(shell), str(tmp_path)
+    of_system = ["/home/letters/", "/home/list.txt "]
+    for line, found in (
+        ("cat /home/l", of_system),
+        ("cat /home/tw", ["'/home/two words' "]),
+        ("cat '/home/tw", []),  # an open quote
+        ("cat < /home/l", of_system),
+        ("cat /tmp/li", ["/tmp/list.txt "]),
+        ("cat /home/gone/l", []),
+        (f"cat < {here}/li", [f"{here}/list.json "]),
+        (f"cat host:{here}/li", [f"host:{here}/list.json "]),
+        ("cat host:li", ["host:list.json "]),
+        (f"!cat {here}/li", [f"{here}/list.json "]),
+        (f"spawn --schema {here}/li", [f"{here}/list.json "]),
+        ("spawn --schema li", ["list.json "]),
+        ("cat /home/me/x", []),  # $HOME is of the machine
+        ("cat /lett", ["/letters/"]),
+        ("cat /et", ["/etc/"]),
+        ("cd /et", ["/etc/"]),
+        ("cd /lett", []),
+    ):
+        with anyio.fail_after(20):
+            while (told := await proposed(completer, line)) != found and found:
+                await anyio.sleep(0.05)
+        assert told == found, line
+
+
+async def test_options_and_agents_behind_them(shell: Shell) -> None:
+    completer = ShellCompleter(shell)
+    assert await proposed(completer, "map --at") == ["--at-once "]
+    assert await proposed(completer, "spawn --at") == []
+    assert await proposed(completer, "spawn --cl") == ["--class "]
+    assert await proposed(completer, "ask --sc") == ["--schema "]
+    assert await proposed(completer, "spawn --nice ") == []
+    for line in ("spawn --nice 5 --class batch summ", "map --at-once 2 summ"):
+        with anyio.fail_after(20):
+            while await proposed(completer, line) != ["summarise "]:
+                await anyio.sleep(0.6)
+    assert await proposed(completer, "spawn summarise summ") == []
 
 
 async def test_it_waits_for_nobody_and_asks_once(shell: Shell) -> None:

@@ -31,7 +31,8 @@ def test_a_page_names_every_argument_and_field(row: Row) -> None:
     lines = page(row).splitlines()
     head, foot = lines[: lines.index("arguments")], lines[lines.index("arguments") :]
     assert " ".join(" ".join(head).split()).startswith(f"{signature(row)} number {row.number}, ")
-    assert (row.capability or "no capability") in " ".join(head)
+    needs = [each for each in (row.capability, row.asks) if each] or ["no capability"]
+    assert all(each in " ".join(" ".join(head).split()) for each in needs)
     assert " ".join(row.doc.split())[:60] in " ".join(" ".join(head).split())
     for name in row.arguments.model_fields:
         assert any(line.startswith(f"  {name}: ") for line in foot)
