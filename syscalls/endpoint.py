@@ -78,7 +78,7 @@ class Endpoint:
 
     def open(self) -> None:
         """Bind and listen. Raises NotSupported for a path that cannot be."""
-        self._context, self._router = bound(self.path, TURN)
+        self._context, self._router, self.door = bound(self.path, TURN, self._guests)
         self._epoll = select.epoll()
         self._open = True
         self._turns.listen(self._router.fileno(), self.drain)
@@ -102,6 +102,7 @@ class Endpoint:
         self._open = False
         self._turns.deafen(self._router.fileno())
         self._turns.deafen(self._epoll.fileno())
+        self.door.close()
         self._router.close()
         self._context.term()
         for session in list(self._parting):
@@ -233,6 +234,7 @@ class Endpoint:
         if isinstance(hello, wire.Claim):
             host, name = self.strangers.claimed(hello.secret), "runner"
         else:
+            self.door.demand_room()
             name = hello.name if hello.name and hello.name.isprintable() else "host"
             host = self._kernel.spawn(now, INIT, name=name, capabilities=frozenset({"*"}))
         connection = handle_on(peer.descriptor)
@@ -242,7 +244,8 @@ class Endpoint:
             if not runner:  # how a runner ends is told by who supervises it
                 self._kernel.kill(now, INIT, host, Signal.KILL)
             return
-        session = Session(identity, host, peer.pid, self._queue, self._adopt, connection, pidfd_of(peer.pid), now, runner=runner)
+        pidfd = pidfd_of(peer.pid)
+        session = Session(identity, host, peer.pid, self._queue, self._adopt, connection, peer.descriptor, pidfd, now, runner=runner)
         self.sessions[identity] = session
         self.strangers.welcomed(identity)
         if runner:
@@ -258,6 +261,10 @@ class Endpoint:
     def _clients(self) -> int:
         """Sessions that are no runners."""
         return sum(not session.runner for session in self.sessions.values())
+
+    def _guests(self) -> set[int]:
+        """For the door, on its thread."""
+        return {session.number for session in list(self.sessions.values())}
 
     @property
     def deserted(self) -> bool:
@@ -332,6 +339,7 @@ class Endpoint:
                 self.hang_up(session, f"nothing was heard of the client for {limit:g} s")
             else:
                 session.send(wire.Pong())  # fails, and so tells, if its connection is no more
+        self.door.look()
         self._turns.after(self._beat, self._listen_for_silence)
 
     def hang_up(self, session: Session, why: str) -> None:

@@ -79,8 +79,13 @@ def _parent(pid: int) -> int | None:
 def handle_on(descriptor: int) -> socket.socket | None:
     """Another handle on a connection; None if libzmq has closed it by now."""
     try:
-        return socket.socket(fileno=os.dup(descriptor))
+        handle = os.dup(descriptor)
     except OSError:
+        return None
+    try:
+        return socket.socket(fileno=handle)
+    except OSError:  # the number is another file's
+        os.close(handle)
         return None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,6 +11,7 @@ import zmq
 from llmos.kernel.errno import NotSupported
 
 from . import param
+from .door import Door, mark
 
 _LINGER = 500
 """Milliseconds for what is queued to leave when the socket closes."""
@@ -26,10 +27,10 @@ class Turns(Protocol):
     def after(self, seconds: float, act: Callable[[], None]) -> None: ...
 
 
-def bound(path: Path, waiting: int) -> tuple[zmq.Context[Any], zmq.Socket[Any]]:
+def bound(path: Path, waiting: int, guests: Callable[[], Collection[int]]) -> tuple[zmq.Context[Any], zmq.Socket[Any], Door]:
     """A ROUTER that listens at a path that only this user can open; `waiting` messages of a client are taken in before it must wait.
 
-    Raises NotSupported for a path that cannot be.
+    `guests` as in Door. Raises NotSupported for a path that cannot be.
     """
     context = zmq.Context(io_threads=1)
     router = context.socket(zmq.ROUTER)
@@ -40,14 +41,16 @@ def bound(path: Path, waiting: int) -> tuple[zmq.Context[Any], zmq.Socket[Any]]:
     router.setsockopt(zmq.LINGER, _LINGER)
     router.setsockopt(zmq.HANDSHAKE_IVL, 5_000)
     router.setsockopt(zmq.BACKLOG, 1024)
+    door = Door(context, router, guests, mark())
     try:
         router.bind(f"ipc://{path}")
         path.chmod(0o600)
     except (zmq.ZMQError, OSError) as error:
+        door.close()
         router.close(0)
         context.term()
         raise NotSupported(f"cannot make the socket {path}: {error}") from None
-    return context, router
+    return context, router, door
 
 
 _FIRST, _LAST = int(zmq.NOBLOCK | zmq.SNDMORE), int(zmq.NOBLOCK)

@@ -47,6 +47,8 @@ class Session:
     """Told of every process that becomes this session's."""
     connection: socket.socket
     """Another handle on the client's connection: to end it with."""
+    number: int
+    """libzmq's own descriptor of that connection."""
     pidfd: int
     heard: float
     """When it said something last."""

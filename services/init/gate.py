@@ -27,6 +27,7 @@ from zmq.auth.asyncio import AsyncioAuthenticator
 
 from llmos.kernel.errno import Fault, NotPermitted, NotSupported, TryAgain
 from llmos.syscalls import param, wire
+from llmos.syscalls.door import Door, mark
 from llmos.syscalls.peer import descriptor_of, handle_on, shut_down
 from llmos.syscalls.session import failed
 
@@ -52,6 +53,8 @@ class _Line:
     name: str
     dealer: zmq.asyncio.Socket
     connection: socket.socket
+    number: int
+    """libzmq's own descriptor of that connection."""
     heard: float
     inbox: asyncio.Queue[bytes] = field(default_factory=asyncio.Queue)
     held: int = 0
@@ -92,6 +95,7 @@ class Gate:
         router.setsockopt(zmq.LINGER, 0)
         router.setsockopt(zmq.HANDSHAKE_IVL, 5_000)
         router.setsockopt(zmq.TCP_KEEPALIVE, 1)
+        self._door = Door(self._context, router, self._guests, mark() * 2 // 3)  # the rest is for those on this machine
         try:
             router.bind(self.address)
         except zmq.ZMQError as error:
@@ -137,6 +141,7 @@ class Gate:
             asyncio.get_running_loop().remove_reader(self._epoll.fileno())
             self._epoll.close()
         self._doorman.stop()
+        self._door.close()
         self._router.close(0)
         self._context.destroy(0)
 
@@ -163,13 +168,17 @@ class Gate:
             line.inbox.put_nowait(data)
 
     def _begin(self, identity: bytes, frame: zmq.Frame) -> _Line | None:
-        connection = handle_on(descriptor_of(frame))
+        number = descriptor_of(frame)
+        connection = handle_on(number)
         if connection is None:
             return None
-        if not identity.startswith(b"\0") or len(self._lines) >= param.MAX_SESSIONS:
-            self._turn_away(identity, connection)
+        try:
+            self._demand_admission(identity)
+        except Fault as fault:
+            self._turn_away(identity, connection, fault)
             return None
         key = str(frame.get("User-Id"))
+        name = (self._known() or {}).get(key, "somebody")
         dealer = self._context.socket(zmq.DEALER)
         dealer.setsockopt(zmq.LINGER, 0)
         dealer.setsockopt(zmq.SNDHWM, _WAITING)
@@ -177,17 +186,29 @@ class Gate:
         dealer.setsockopt(zmq.MAXMSGSIZE, param.MAX_REPLY)
         dealer.setsockopt(zmq.RECONNECT_IVL, -1)
         dealer.connect(f"ipc://{self._path}")
-        line = _Line(identity, key, (self._known() or {}).get(key, "somebody"), dealer, connection, time.monotonic())
+        line = _Line(identity, key, name, dealer, connection, number, time.monotonic())
         self._lines[identity] = line
         self._watch(line, connection)
         line.tasks = [asyncio.create_task(self._in(line)), asyncio.create_task(self._out(line))]
         log.info("a client came in over the network with the key of %s", line.name)
         return line
 
-    def _turn_away(self, identity: bytes, connection: socket.socket) -> None:
+    def _demand_admission(self, identity: bytes) -> None:
+        """Raises NotPermitted, TryAgain."""
+        if not identity.startswith(b"\0"):
+            raise NotPermitted("a client has no identity of its own choice")
+        if len(self._lines) >= param.MAX_SESSIONS:
+            raise TryAgain(f"{len(self._lines)} clients are connected over the network, the most there may be")
+        self._door.demand_room()
+
+    def _guests(self) -> set[int]:
+        """For the door, on its thread."""
+        return {line.number for line in list(self._lines.values())}
+
+    def _turn_away(self, identity: bytes, connection: socket.socket, fault: Fault) -> None:
         """Say why, and hang up."""
         self._ended.append(identity)
-        refusal = failed(0, TryAgain(f"{len(self._lines)} clients are connected over the network, the most there may be"))
+        refusal = failed(0, fault)
         message = wire.encode(wire.Refused(wire.PROTOCOL, refusal.errno, refusal.message))
         asyncio.ensure_future(self._router.send_multipart([identity, message])).add_done_callback(_quietly)
         self._parting.add(connection)
@@ -255,6 +276,7 @@ class Gate:
         sure = time.monotonic()
         while True:
             await asyncio.sleep(LOOK_SECONDS)
+            self._door.look()
             known = self._known() if self._lines else {}
             if known is not None:
                 sure = time.monotonic()

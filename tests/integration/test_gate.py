@@ -23,7 +23,7 @@ from llmos.services.init import keys
 from llmos.services.init.boot import catalogue_of
 from llmos.services.init.daemon import gated, listening, locked
 from llmos.services.init.settings import read_settings
-from llmos.syscalls import param, wire
+from llmos.syscalls import door, param, wire
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(90)]
 SECONDS = 20.0
@@ -298,3 +298,15 @@ def test_the_commands(tmp_path: Path) -> None:
         assert llmos_command(tmp_path, "down").returncode == 0
     assert llmos_command(tmp_path, "keys", "remove", "laptop").stdout == "laptop is let in no more\n"
     assert llmos_command(tmp_path, "up", "--listen", "tcp://x").returncode == 2
+
+
+async def test_who_is_silent_is_shut_out_and_a_client_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "HELLO_SECONDS", 0.1)
+    key = key_file(tmp_path, "laptop")
+    async with gate(tmp_path) as address, llmos.connect(address, key=key, home=tmp_path) as system:
+        host, port = address.removeprefix("tcp://").rsplit(":", 1)
+        with anyio.fail_after(4.5):  # libzmq itself would wait five seconds for a greeting
+            async with await anyio.connect_tcp(host, int(port)) as silent:
+                async for piece in silent:  # the greeting; then its end
+                    assert piece
+        assert await system.ps()
