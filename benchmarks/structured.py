@@ -3,8 +3,10 @@
     python benchmarks/structured.py [--model NAME] [--each N] [--calls N] [--json]
 
 Twenty JSON schemas of the kinds people use, each asked for `--each` times with another seed, and then `--calls` tool calls out of
-three tools. All run at once over the whole system, as agents would. A reply counts as valid if its reason is "stop", it parses, and a
-validator that shares nothing with llguidance finds that it matches. One that reaches max_tokens counts as invalid.
+three tools, and then as many in text: there the model is told of the tools and a tag is written for it, since it is too small to
+think of that; it goes on held to the tools' schemas, and free. All run at once over the whole system, as agents would. A reply counts
+as valid if its reason is "stop", it parses, and a validator that shares nothing with llguidance finds that it matches. One that
+reaches max_tokens counts as invalid.
 The cost of a mask is measured alone, along the replies that came, with nothing else running; the rates with and without a schema
 in turns, on the same prompts and numbers of tokens, past any stop for the free ones.
 """
@@ -28,12 +30,15 @@ from schemas import SCHEMAS, TOOLS, problem
 import llmos
 from llmos.drivers.grammar import Grammars
 from llmos.drivers.tokenizer import load_text
+from llmos.sdk.toolcalls import CLOSE, OPEN, calls_in, held_to, tools_prompt
 from llmos.services.init.settings import read_settings
 from llmos.services.init.store import library
+from llmos.syscalls.abi import ToolInfo
 
 MAX_TOKENS = 1024
 """More than any of the schemas needs: a character may take four tokens, and the longest has 320."""
 AT_ONCE = 16
+OFFERED = [ToolInfo(name, "A tool.", json.dumps(schema), 1.0, True, 1) for name, schema in TOOLS.items()]
 TOPICS = ("a lighthouse in Norway", "a bakery on a Sunday", "a lost umbrella", "the night train to Vienna", "a garden of herbs",
           "a chess club", "a storm at sea", "an old radio", "a market in Lagos", "a school play")  # fmt: skip
 
@@ -45,6 +50,9 @@ class Result:
     asked: int = 0
     calls_valid: int = 0
     calls_asked: int = 0
+    in_text_held: int = 0
+    """Calls begun in text that match their schema."""
+    in_text_free: int = 0
     tokens: int = 0
     seconds: float = 0.0
     mask_median: float = 0.0
@@ -100,6 +108,8 @@ async def measure(model: str | None, each: int, calls: int, turns: int) -> Resul
             result.calls_asked += 1
             result.calls_valid += found is None
             result.problems += [] if found is None else [f"{found}: {reply.text[-60:]!r}"]
+        result.in_text_held = await in_text(system, calls, held_to(OFFERED))
+        result.in_text_free = await in_text(system, calls, {})
         pairs = [await rates(system, *prompts[turn * each]) for turn in range(turns)]
         if pairs:
             result.with_rate = statistics.median(pair[0] for pair in pairs)
@@ -110,6 +120,23 @@ async def measure(model: str | None, each: int, calls: int, turns: int) -> Resul
     result.mask_median, result.mask_mean = statistics.median(costs), statistics.mean(costs)
     result.mask_p99 = costs[int(len(costs) * 0.99)]
     return result
+
+
+async def in_text(system: llmos.System, count: int, form: dict[str, Any]) -> int:
+    """Of calls that are begun in text, how many match."""
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def one(seed: int) -> bool:
+        async with gate, await system.open(system=tools_prompt(OFFERED)) as context:
+            asked = f"Call one of the tools {', '.join(TOOLS)} to help with {TOPICS[seed % len(TOPICS)]}."
+            begun = [{"role": "user", "content": asked}, {"role": "assistant", "content": OPEN}]
+            reply = await context.generate(messages=begun, temperature=0.8, top_p=0.95, seed=seed, max_tokens=MAX_TOKENS, **form)
+        call = calls_in(OPEN + reply.text, set(TOOLS))[0]
+        return (
+            CLOSE in reply.text and not call.wrong and call.name in TOOLS and problem(json.loads(call.arguments), TOOLS[call.name]) is None
+        )
+
+    return sum(await asyncio.gather(*map(one, range(count))))
 
 
 def wrong(reply: llmos.Reply, schema: Any) -> str | None:
@@ -170,6 +197,7 @@ def table(result: Result) -> str:
             f"model      {result.model}",
             f"schemas    {result.valid} of {result.asked} valid, {len(SCHEMAS)} schemas; {ran}",
             f"calls      {result.calls_valid} of {result.calls_asked} parse and match their schema, {len(TOOLS)} tools",
+            f"in text    {result.in_text_held} of {result.calls_asked} calls begun in text match, {result.in_text_free} of them free",
             f"mask       {masks[0]} median, {masks[1]} mean, {masks[2]} p99, per row and token",
             f"one stream {result.with_rate:.1f} tokens/s with a schema, {result.without_rate:.1f} without ({ratio:.2f})",
             *(f"invalid    {each}" for each in result.problems or ()),
@@ -187,7 +215,7 @@ def main() -> int:
     given = parser.parse_args()
     result = asyncio.run(measure(given.model, given.each, given.calls, given.turns))
     print(json.dumps(asdict(result)) if given.json else table(result))
-    return 0 if (result.valid, result.calls_valid) == (result.asked, result.calls_asked) else 1
+    return 0 if (result.valid, result.calls_valid, result.in_text_held) == (result.asked, result.calls_asked, result.calls_asked) else 1
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Grammars: which tokens may come next, by llguidance. What a reply must look like: a JSON schema, or a regular expression.
+"""Grammars: which tokens may come next, by llguidance. What a reply must look like: a JSON schema, a regular expression, or text in
+which each call of a tool is JSON of a schema.
 
     source -> grammar of llguidance -> trial (judge.py) -> matcher, kept by hash -> a copy for each burst -> a mask for each token
 
@@ -10,6 +11,8 @@ in one way, with a space after each colon and comma: small models love white spa
 
 from __future__ import annotations
 
+import json
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -24,7 +27,9 @@ from llmos.kernel.errno import InvalidArgument, NotSupported, TimedOut
 
 from .judge import Judge, readable
 
-Kind: TypeAlias = Literal["schema", "regex"]
+log = logging.getLogger("llmos.drivers")
+
+Kind: TypeAlias = Literal["schema", "regex", "calls"]
 
 LIMITS: Final[dict[str, Any]] = {
     "initial_lexer_fuel": 1_000_000,
@@ -47,9 +52,25 @@ MOST_OF_A_NUMBER: Final = 32
 models do not stop."""
 OF_NUMBERS: Final = frozenset(b"0123456789.eE+-")
 
+OPEN, CLOSE = "<tool_call>", "</tool_call>"
+"""What a call stands in, within text: as Qwen and Hermes write it, and as models are told (sdk/toolcalls.py)."""
+TEXT_AND_CALLS = r"""%llguidance {{}}
+start: TEXT | first more*
+first: open call
+more: NEXT call
+call: /[ \n]?/ %json {schema} /[ \n]?/ "{close}"
+TEXT: /(.|\n)*/
+open[lazy]: TEXT "{open}"
+NEXT: /[ \n]{{0,2}}/ "{open}"
+"""
+"""In Lark's words. A lazy lexeme is over as soon as it matches: text cannot go on past a tag. Behind calls the reply ends: what models
+write there is what they imagine the tools to have said."""
+
 Masks: TypeAlias = tuple[bytes, ...]
-Spot: TypeAlias = tuple[bool, bool, int]
-"""Where in JSON text one is: in a string; behind a backslash there; how long the number is that one is in."""
+Spot: TypeAlias = tuple[int, bool, bool, int]
+"""How much of OPEN one has just seen, all of it within JSON; and where in that: in a string; behind a backslash there; how long the
+number is that one is in."""
+_TAG, _WITHIN = OPEN.encode(), len(OPEN)
 
 
 class Vocabulary(Protocol):
@@ -110,16 +131,20 @@ class Wrapped:
 
 
 def spot_after(spot: Spot, said: bytes) -> Spot:
-    """Where one is after these bytes more of JSON text."""
-    quoted, escaped, length = spot
+    """Where one is after these bytes more."""
+    seen, quoted, escaped, length = spot
     for byte in said:
-        if quoted:
+        if seen < _WITHIN:
+            seen = seen + 1 if byte == _TAG[seen] else int(byte == _TAG[0])
+        elif quoted:
             quoted, escaped = escaped or byte != 0x22, byte == 0x5C and not escaped
         elif byte == 0x22:
             quoted, length = True, 0
+        elif byte == _TAG[0]:  # of CLOSE: there is none in JSON but in strings
+            seen = length = 0
         else:
             length = length + 1 if byte in OF_NUMBERS else 0
-    return quoted, escaped, length
+    return seen, quoted, escaped, length
 
 
 class Constraint:
@@ -129,12 +154,21 @@ class Constraint:
     question waits for the answer to the last.
     """
 
-    def __init__(self, grammars: Grammars, kind: Kind, fresh: llguidance.LLMatcher) -> None:
-        self._grammars, self._fresh = grammars, fresh
+    def __init__(self, grammars: Grammars, kind: Kind, fresh: llguidance.LLMatcher, before: Sequence[int]) -> None:
+        self._grammars = grammars
         self._matcher = fresh.deep_copy()
         self._consumed: list[int] = []
-        self._spots: list[Spot] | None = [(False, False, 0)] if kind == "schema" else None
-        """Before each token of JSON, and after the last."""
+        self._spots: list[Spot] | None = None if kind == "regex" else [(0 if kind == "calls" else _WITHIN, False, False, 0)]
+        """Before each token, and after the last."""
+        for token in before:
+            self._consume(token)
+        self._fresh = self._matcher.deep_copy() if before else fresh
+        self._consumed.clear()
+        if self._spots is not None:
+            del self._spots[:-1]
+        self._may_free = kind == "calls"
+        self._free = False
+        """It gave up, and what is called is looked at again: the rest is as the model writes it."""
         self._wanted: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
         self._asked: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
         self._answer: Future[Masks] | None = None
@@ -142,10 +176,21 @@ class Constraint:
 
     def ask(self, said: tuple[int, ...], guesses: tuple[int, ...]) -> None:
         self._wanted = said, guesses
-        if self._answer is None:
+        if self._answer is None and not self._free:
             self._begin()
 
     def masks(self, deadline: float) -> Masks | None:
+        if not self._free:
+            try:
+                return self._found(deadline)
+            except InvalidArgument as fault:
+                if not self._may_free:
+                    raise
+                log.warning("a reply is held to the schemas of its tools no longer: %s", fault)
+                self._free = True
+        return (self._grammars.everything,) * (len(self._wanted[1]) + 1)
+
+    def _found(self, deadline: float) -> Masks | None:
         while True:
             if self._answer is None:
                 self._begin()
@@ -207,7 +252,7 @@ class Constraint:
         mask = raw[:size].ljust(size, b"\0")
         if mask == self._grammars.nothing:
             raise InvalidArgument("no token of this model can go on with the grammar: its vocabulary lacks a character that must come")
-        if self._spots is not None and self._spots[-1][2] >= MOST_OF_A_NUMBER:
+        if self._spots is not None and self._spots[-1][3] >= MOST_OF_A_NUMBER:
             shorter = self._grammars.without_numbers(mask)
             return mask if shorter == self._grammars.nothing else shorter
         return mask
@@ -229,19 +274,23 @@ class Grammars:
         self._no_numbers: int | None = None
         self.mask_bytes = (vocabulary + 7) // 8
         self.nothing = bytes(self.mask_bytes)
+        self.everything = ((1 << vocabulary) - 1).to_bytes(self.mask_bytes, "little")
         self.threads = ThreadPoolExecutor(THREADS, thread_name_prefix="llmos-grammar")
 
-    def compile(self, kind: Kind, source: str) -> Constraint:
-        """For one burst. Takes milliseconds to seconds, on any thread. Raises InvalidArgument, TimedOut, NotSupported."""
+    def compile(self, kind: Kind, source: str, before: Sequence[int] = ()) -> Constraint:
+        """For one burst, which goes on with the tokens `before`. Of "calls" the source is a list of schemas: the first that compiles.
+
+        Takes milliseconds to seconds, on any thread. Raises InvalidArgument, TimedOut, NotSupported.
+        """
         key = blake2b(f"{kind} {source}".encode(), digest_size=32).digest()
         found = self._recall(key)
         if found is None:
             with self._compiling:
                 found = self._recall(key)  # who was before us here may have wanted the same
                 if found is None:
-                    found = self._compile(kind, source)
+                    found = self._calls(source) if kind == "calls" else self._compile(kind, source)
                     self._keep(key, found)
-        return Constraint(self, kind, found)
+        return Constraint(self, kind, found, before)
 
     def without_numbers(self, mask: bytes) -> bytes:
         """A mask without the tokens that do nothing but go on with a number."""
@@ -262,12 +311,24 @@ class Grammars:
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
 
+    def _calls(self, source: str) -> llguidance.LLMatcher:
+        *strict, last = json.loads(source)
+        for schema in strict:
+            try:
+                return self._compile("calls", json.dumps(schema))
+            except (InvalidArgument, TimedOut) as fault:
+                log.warning("calls of tools are held to less than their schemas: %s", fault)
+        return self._compile("calls", json.dumps(last))
+
     def _compile(self, kind: Kind, source: str) -> llguidance.LLMatcher:
         try:
             if kind == "schema":
                 grammar = llguidance.LLMatcher.grammar_from_json_schema(source, overrides=JSON)
-            else:
+            elif kind == "regex":
                 grammar = llguidance.LLMatcher.grammar_from_regex(source)
+            else:
+                schema = json.dumps({**json.loads(source), "x-guidance": {**JSON, "lenient": True}})  # arguments are looked at again
+                grammar = llguidance.LLMatcher.grammar_from_lark(TEXT_AND_CALLS.format(open=OPEN, schema=schema, close=CLOSE))
             self._judge.examine(grammar, LIMITS)
             if self._tokenizer is None:
                 if not self.stop_ids:

@@ -27,6 +27,8 @@ START_SECONDS = 20.0
 """The first one, while the process starts: a fifth of a second unless the machine is very busy."""
 
 
+_LISTING = re.compile(r"^ *(\d+ \||-*\^).*$", re.MULTILINE)
+"""Of the grammar, which nobody but this system has seen."""
 _REGEX_ERROR = re.compile(r"regex parse error:\n    (?P<pattern>[^\n]*)\n    (?P<before> *)\^+\nerror: (?P<what>[^\n]*)")
 
 
@@ -35,7 +37,8 @@ def readable(problem: str) -> str:
     found = _REGEX_ERROR.search(problem)
     if found is not None:
         return f"{found['what']}, at character {len(found['before']) + 1} of {found['pattern'][:200]!r}"
-    return " ".join(problem.replace("<non-verbose/>", "").split())[:500]
+    said = _LISTING.sub("", problem.replace("<non-verbose/>", ""))
+    return " ".join(said.split())[:500]
 
 
 class Judge:

@@ -68,7 +68,7 @@ def demand_name(name: Any, what: str) -> None:
         raise InvalidArgument(f"{what} must be a name, not {'empty' if name == '' else 'a ' + type(name).__name__}")
 
 
-def form_of(schema: Any, regex: Any, choice: Any, tools: Any) -> dict[str, Any]:
+def form_of(schema: Any, regex: Any, choice: Any, tools: Any, tool_choice: str) -> dict[str, Any]:
     """What a reply must look like, as it crosses the border."""
     form: dict[str, Any] = {}
     if schema is not None:
@@ -81,6 +81,8 @@ def form_of(schema: Any, regex: Any, choice: Any, tools: Any) -> dict[str, Any]:
         if not isinstance(tools, Mapping):
             raise InvalidArgument(f"tools must be a dict of names and schemas, not a {type(tools).__name__}")
         form["tools"] = [{"name": name, "json_schema": schema_text(each, f"schema of tool {name}")} for name, each in tools.items()]
+    if tool_choice != "required":
+        form["tool_choice"] = tool_choice
     return form
 
 

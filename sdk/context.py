@@ -114,6 +114,7 @@ class Context:
         regex: str | None = None,
         choice: Sequence[str] | None = None,
         tools: Mapping[str, Any] | None = None,
+        tool_choice: str = "required",
     ) -> Generation:
         """Sample a reply; it begins at once. What is given first (user, messages, text or tokens) is added before it.
 
@@ -122,7 +123,8 @@ class Context:
 
         At most one of these gives the reply a form: `schema` (a JSON schema as text or dict, or a pydantic model's class), `regex`,
         `choice` (one of these texts), or `tools` (name -> schema of its arguments; the reply is a call of one). It is whole if its
-        reason is "stop"; `reply.json()` parses it.
+        reason is "stop"; `reply.json()` parses it. With `tool_choice="auto"` it is text that may call: what it writes in <tool_call> tags
+        is such a call.
         """
         arguments: dict[str, Any] = {
             "context": self.handle,
@@ -138,7 +140,7 @@ class Context:
             "ignore_stop": ignore_stop,
             "logprobs": logprobs,
         }
-        arguments |= form_of(schema, regex, choice, tools)
+        arguments |= form_of(schema, regex, choice, tools, tool_choice)
         arguments |= content(user=user, messages=messages, text=text, tokens=tokens)
         return Generation(self._port, self.pid, arguments, self._replied)
 

@@ -30,7 +30,7 @@ from . import builtin
 from .agentfile import AgentFile
 from .context import Context
 from .fanout import fan_out
-from .toolcalls import Screen, calls_in, tools_prompt
+from .toolcalls import Screen, calls_in, held_to, tools_prompt
 from .toolloop import ENOUGH, response, results_of, unwrapped
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ async def _reply(me: Process, context: Context, state: State, tools: list[ToolIn
         if state.agent.call and tools and not more and not state.asked:
             text = await _call(context, state, tools)
         else:
-            text = await _generate(me, context, state, names, more)
+            text = await _generate(me, context, state, tools, more)
         state.asked = ""
         if not calls_in(text, names) or state.rounds >= state.agent.rounds:
             return
@@ -265,10 +265,11 @@ async def _held(context: Context, state: State, **form: Any) -> Reply:
     return await context.generate(user=state.agent.asked(state.text), **form, **arguments)
 
 
-async def _generate(me: Process, context: Context, state: State, names: set[str], more: dict[str, Any]) -> str:
+async def _generate(me: Process, context: Context, state: State, tools: list[ToolInfo], more: dict[str, Any]) -> str:
     """Generate a reply and write it out as it comes; go on with one that the original had begun. Returns its text if there are tools."""
     info = await context.info()
-    arguments: dict[str, Any] = dict(state.agent.sampling) | more
+    names = {tool.name for tool in tools}
+    arguments: dict[str, Any] = dict(state.agent.sampling) | held_to(tools) | more
     text = ""
     if arguments.get("seed") is not None:
         arguments["seed"] = (arguments["seed"] + state.copies) % 2**63

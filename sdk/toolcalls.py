@@ -15,13 +15,16 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from llmos.syscalls.abi import ToolInfo
+from llmos.syscalls.abi import ToolInfo, param
 
 MOST_CALLS: Final = 32
 """Calls of one reply; those beyond are not made, and the model is told."""
+HELD: Final = 1 << 12
+"""Characters of a schema that calls are held to: hundreds of properties are more than a grammar can go through in a step."""
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 _FENCE = re.compile(r"\A\s*```[a-z]*\s*\n(.*?)\n?\s*```\s*\Z", re.DOTALL)
 _TAGGED = re.compile(re.escape(OPEN) + r"(.*?)(?:" + re.escape(CLOSE) + r"|\Z)", re.DOTALL)
+_OBJECT = '{"type": "object"}'
 _PYTHON = "<|python_tag|>"
 """What Llama may begin with."""
 
@@ -64,18 +67,22 @@ def tools_prompt(tools: Iterable[ToolInfo]) -> str:
     return _BEFORE + "\n".join(lines) + _AFTER if lines else ""
 
 
-def calls_schema(tools: Iterable[ToolInfo]) -> dict[str, Any]:
-    """JSON schema of one call of any of these tools: what a reply may be held to."""
-    kinds = [
-        {
-            "type": "object",
-            "properties": {"name": {"const": tool.name}, "arguments": json.loads(tool.schema)},
-            "required": ["name", "arguments"],
-            "additionalProperties": False,
-        }
-        for tool in sorted(tools, key=lambda tool: tool.name)
-    ]
-    return {"anyOf": kinds}
+def held_to(tools: Iterable[ToolInfo]) -> dict[str, Any]:
+    """Arguments of generate by which what a reply calls is a call of one of these tools.
+
+    None for more tools than a reply may be held to. Schemas longer than HELD are left out, and the longest of those that together would
+    be too long: of their tools any object is a call. What does not fit a schema is an error that the model is told in any case.
+    """
+    schemas = {tool.name: tool.schema if len(tool.schema) <= HELD else _OBJECT for tool in tools}
+    if not 0 < len(schemas) <= param.MAX_REPLY_TOOLS:
+        return {}
+    left = sum(map(len, schemas.values())) - param.MAX_SCHEMA
+    for name in sorted(schemas, key=lambda name: len(schemas[name]), reverse=True):
+        if left <= 0:
+            break
+        left -= len(schemas[name]) - len(_OBJECT)
+        schemas[name] = _OBJECT
+    return {"tools": schemas, "tool_choice": "auto"}
 
 
 def _dumped(value: Any) -> str:

@@ -16,7 +16,7 @@ import anyio
 
 from llmos.syscalls.abi import BadFormat, InvalidArgument, NotFound, NotPermitted, Reply, ToolInfo, TooLong, ToolResult, TryAgain
 
-from .toolcalls import Screen, Wanted, calls_in
+from .toolcalls import Screen, Wanted, calls_in, held_to
 
 if TYPE_CHECKING:
     from .context import Context
@@ -86,7 +86,10 @@ async def answer(
     **arguments: Any,
 ) -> Reply:
     """Generate with these arguments until a reply asks for no tool, and give that reply. `write` is given the text as it comes."""
-    names = {tool.name for tool in tools}
+    offered = list(tools)
+    names = {tool.name for tool in offered}
+    if not any(arguments.get(form) is not None for form in ("schema", "regex", "choice", "tools")):
+        arguments |= held_to(offered)
     kept = {name: value for name, value in arguments.items() if name not in ("user", "messages", "text", "tokens")}
     for number in range(rounds + 1):
         generation = context.generate(**arguments)

@@ -203,6 +203,8 @@ class Generate(Content, Sampled):
     """The reply is one of these texts."""
     tools: Annotated[list[Tool], Field(min_length=1, max_length=param.MAX_REPLY_TOOLS, fail_fast=True)] | None = None
     """The reply calls one of these: {"name": ..., "arguments": {...}}."""
+    tool_choice: Literal["required", "auto"] = "required"
+    """auto: the reply is text, and what stands in it between <tool_call> and </tool_call> is such a call."""
     stop_ids: Annotated[list[TokenId], Field(max_length=param.MAX_STOP_IDS, fail_fast=True)] = []
     ignore_stop: bool = False
     """Generate exactly max_tokens: neither stop ids nor stop strings end it."""
@@ -213,7 +215,12 @@ class Generate(Content, Sampled):
         forms = sum(part is not None for part in (self.json_schema, self.regex, self.choice, self.tools))
         if forms > 1:
             raise ValueError("give one of schema, regex, choice and tools, not several")
-        if forms and (self.stop or self.stop_ids or self.ignore_stop):
+        if self.tool_choice == "auto":
+            if self.tools is None:
+                raise ValueError("tool_choice says how tools are called: give tools")
+            if self.ignore_stop:
+                raise ValueError("a call of a tool says where it ends: leave out ignore_stop")
+        elif forms and (self.stop or self.stop_ids or self.ignore_stop):
             raise ValueError("schema, regex, choice and tools say where the reply ends: leave out stop, stop_ids and ignore_stop")
         return self
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from llmos.kernel.burst import Burst
+from llmos.kernel.context import Context
 from llmos.kernel.device import Geometry, Grammar, Logprobs, Sampling
 from llmos.kernel.errno import Cancelled, InvalidArgument, NotSupported, TooLong, TryAgain
 from llmos.kernel.slot import Form
@@ -84,6 +85,9 @@ async def generate(core: Core, call: Call, args: abi.Generate) -> abi.Reply:
     With a schema, a regex, a choice or tools the reply is sampled within that form, and ends where the form does: its reason is
     "stop" if and only if it is whole. One that reaches max_tokens before has the reason "length", and is a part. The endpoint of a
     model elsewhere is told of a schema or of tools; a whole reply that does not fit is BadFormat, and stays in the context.
+
+    With tools and tool_choice auto the reply is text as without them, but what it writes after <tool_call> is a call of one of them, and
+    </tool_call>. Schemas that cannot be followed leave {"type": "object"}. The endpoint of a model elsewhere is not told.
     """
     pid, cid, kernel = call.pid, args.context, core.kernel
     transcript = core.transcript(pid, cid)
@@ -92,23 +96,36 @@ async def generate(core: Core, call: Call, args: abi.Generate) -> abi.Reply:
     transcript.busy = True
     try:
         context = kernel.context(pid, cid)
-        form = await _form(core, context.device, args)
+        form = await _form(core, context, transcript, args)
         addition = await prepare(core, context, transcript, args, reply=True)
         return await _run(core, call, args, transcript, addition, form)
     finally:
         transcript.busy = False
 
 
-async def _form(core: Core, device: str, args: abi.Generate) -> Grammar | Form | None:
+async def _form(core: Core, context: Context, transcript: Transcript, args: abi.Generate) -> Grammar | Form | None:
     """What the reply must look like. A caller's, however long it takes to compile: not on this thread, and not on that of others."""
     if not grammar.asked(args):
         return None
-    if core.text(device).private:
-        return await offload(lambda: grammar.told(args, device))
+    device = context.device
+    text, may_call = core.text(device), args.tool_choice == "auto"
+    if text.private:
+        return None if may_call else await offload(lambda: grammar.told(args, device))
     grammars = core.models.grammars.get(device)
     if grammars is None:
         raise NotSupported(f"replies of {device} cannot be held to a form; ask without schema, regex, choice and tools")
-    return await offload(lambda: grammars.compile(*grammar.source(args)), slow=True)
+    given, tokens = _begun(context, transcript, args) if may_call else ("", [])
+    return await offload(lambda: grammars.compile(*grammar.source(args), [*text.encode(given), *tokens]), slow=True)
+
+
+def _begun(context: Context, transcript: Transcript, args: abi.Generate) -> tuple[str, list[int]]:
+    """Of the unfinished reply that is gone on with: what was given of it, and the tokens that were generated."""
+    if args.messages:
+        return (args.messages[-1].content if args.messages[-1].role == "assistant" else ""), []
+    turn = transcript.last(len(context.tokens)) if args.text is None and args.tokens is None else None
+    if turn is None or turn.role != "assistant" or turn.settled:
+        return "", []
+    return turn.given, context.tokens[turn.start : turn.end]
 
 
 async def _run(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
 from llmos.kernel.device import Grammar
 from llmos.kernel.errno import BadFormat, InvalidArgument, NotSupported
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from .abi import Generate
     from .arguments import Tool
 
-Kind: TypeAlias = Literal["schema", "regex"]
+Kind: TypeAlias = Literal["schema", "regex", "calls"]
 
 _AT_LEAST = ("minItems", "minLength", "minProperties", "minContains")
+_OBJECT: Final = {"type": "object"}
 _PLAIN = ("const", "enum", "default", "examples")
 """Keywords that hold values, not schemas."""
 
@@ -35,8 +36,11 @@ _PLAIN = ("const", "enum", "default", "examples")
 class Grammars(Protocol):
     """The grammars of one model. Drivers implement it."""
 
-    def compile(self, kind: Kind, source: str) -> Grammar:
-        """For one burst. Takes milliseconds to seconds, on any thread. Raises InvalidArgument, TimedOut, NotSupported."""
+    def compile(self, kind: Kind, source: str, before: Sequence[int] = ()) -> Grammar:
+        """For one burst, which goes on with the tokens `before`. Of "calls" the source is a list of schemas: the first that compiles.
+
+        Takes milliseconds to seconds, on any thread. Raises InvalidArgument, TimedOut, NotSupported.
+        """
         ...
 
 
@@ -52,7 +56,10 @@ def source(args: Generate) -> tuple[Kind, str]:
     if args.choice is not None:
         return "regex", "|".join(map(re.escape, args.choice))
     if args.tools is not None:
-        return "schema", json.dumps(tool_calls(_schemas_of(args.tools)))
+        if args.tool_choice == "required":
+            return "schema", json.dumps(tool_calls(_schemas_of(args.tools)))
+        loose: dict[str, Any] = {tool.name: _OBJECT for tool in args.tools}
+        return "calls", json.dumps([tool_calls(_schemas_of(args.tools, instead=_OBJECT)), tool_calls(loose)])
     return "schema", _schema_of(args)
 
 
@@ -97,14 +104,22 @@ def _schema_of(args: Generate) -> str:
     return args.json_schema
 
 
-def _schemas_of(tools: Sequence[Tool]) -> dict[str, Any]:
-    """Name -> schema. Raises InvalidArgument."""
+def _schemas_of(tools: Sequence[Tool], instead: Any = None) -> dict[str, Any]:
+    """Name -> schema, or for one that is out of bounds `instead`. Raises InvalidArgument."""
     if len({tool.name for tool in tools}) < len(tools):
         raise InvalidArgument("two tools have one name: a call must say which it means")
     size = sum(len(tool.json_schema) for tool in tools)
     if size > param.MAX_SCHEMA:
         raise InvalidArgument(f"the schemas of the tools have {size} characters in all, more than {param.MAX_SCHEMA}: offer fewer")
-    return {tool.name: parse_schema(tool.json_schema, f"tool {tool.name}") for tool in tools}
+    found = {}
+    for tool in tools:
+        try:
+            found[tool.name] = parse_schema(tool.json_schema, f"tool {tool.name}")
+        except InvalidArgument:
+            if instead is None:
+                raise
+            found[tool.name] = instead
+    return found
 
 
 def parse_schema(text: str, what: str) -> Any:

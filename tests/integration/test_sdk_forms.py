@@ -67,6 +67,40 @@ async def test_regex_choice_and_tools(system: llmos.System) -> None:
     assert called == set(TOOLS)
 
 
+async def test_text_that_may_call_is_held_from_the_call_on(system: llmos.System) -> None:
+    """The model here writes anything: so the call is begun for it, and gone on with a token at a time."""
+    context = await system.open()
+    begun = 'I will.\n<tool_call>\n{"name": "tr'
+    messages = [{"role": "user", "content": "plant"}, {"role": "assistant", "content": begun}]
+    await context.append(messages=messages)
+    text = begun
+    for seed in range(900):
+        text += (await context.generate(tools=TOOLS, tool_choice="auto", temperature=1.0, seed=seed, max_tokens=1)).text
+        if "</tool_call>" in text:
+            break
+    call = json.loads(text.removeprefix("I will.\n<tool_call>").removesuffix("</tool_call>"))
+    assert call["name"] == "tree"
+    assert call["arguments"].keys() == {"kind", "next"}
+    assert len((await context.generate(user="and?", tools=TOOLS, tool_choice="auto", stop="\0", max_tokens=20)).text) > 5, "free again"
+
+
+async def test_how_tools_may_be_called(system: llmos.System) -> None:
+    context = await system.open()
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"tool_choice": "auto"}, "give tools"),
+        ({"tool_choice": "auto", "schema": PERSON}, "give tools"),
+        ({"tool_choice": "auto", "tools": TOOLS, "ignore_stop": True}, "leave out ignore_stop"),
+        ({"tool_choice": "auto", "tools": TOOLS, "choice": ["a"]}, "not several"),
+        ({"tool_choice": "none", "tools": TOOLS}, "'required' or 'auto'"),
+        ({"tool_choice": "required", "tools": TOOLS, "stop": "x"}, "leave out stop"),
+    ]
+    for form, problem in wrong:
+        with pytest.raises(llmos.InvalidArgument, match=problem):
+            await context.generate(user="x", **form)
+    with pytest.raises(llmos.InvalidArgument, match="cannot go on"):
+        await context.generate(messages=[{"role": "assistant", "content": "<tool_call>add(1)"}], tools=TOOLS, tool_choice="auto")
+
+
 async def test_a_reply_that_is_cut_says_so(system: llmos.System) -> None:
     reply = await (await system.open()).generate(text="a", schema=PERSON, max_tokens=12)
     assert reply.reason == "length"

@@ -43,6 +43,15 @@ async def system(boot: Boot, endpoint: Endpoint, tmp_path: Path) -> AsyncIterato
             yield system
 
 
+async def test_text_that_may_call_is_asked_for_as_text(system: llmos.System, endpoint: Endpoint) -> None:
+    """Many endpoints refuse tools without a choice; the prompt tells the model of them, and what it calls is looked at."""
+    said = '<tool_call>{"name": "now", "arguments": {}}</tool_call>'
+    endpoint.scripts.append(says(said))
+    context = await system.open(model="far")
+    assert (await context.generate(user="when?", tools=TOOLS, tool_choice="auto", stop="x")).text == said
+    assert not {"tools", "tool_choice", "response_format"} & endpoint.seen[0].body.keys()
+
+
 async def test_json_of_a_schema(system: llmos.System, endpoint: Endpoint) -> None:
     endpoint.scripts.append(says('{"name": ', '"Ada", "age"', ": 36}"))
     context = await system.open(model="far")

@@ -26,8 +26,10 @@ class Script:
     def __init__(self, *replies: str) -> None:
         self.replies = list(replies)
         self.asked: list[str] = []
+        self.arguments: list[dict[str, Any]] = []
 
     def generate(self, context: Context, **arguments: Any) -> Scripted:
+        self.arguments.append(arguments)
         return Scripted(self, context, arguments)
 
 
@@ -121,6 +123,18 @@ async def test_only_the_tools_that_are_given_are_known_in_plain_json(system: llm
     script.replies = ['{"name": "add", "arguments": {"a": 1, "b": 2}}']
     async with system.offer(add, fail):
         assert (await system.answer(await system.open(), tools=["fail"])).text.startswith("{")
+
+
+async def test_what_a_reply_calls_is_held_to_the_schemas_of_the_tools_that_are_given(system: llmos.System, script: Script) -> None:
+    async with system.offer(add, fail):
+        script.replies = [call("add", '{"a": 1, "b": 2}'), "3", "yes"]
+        await system.answer(await system.open(), tools=["add"])
+        await system.answer(await system.open(), tools=["add"], choice=["yes"])
+        (schema,) = [tool.schema for tool in await system.tools() if tool.name == "add"]
+    held, again, chosen = script.arguments
+    for arguments in (held, again):
+        assert (arguments["tools"], arguments["tool_choice"]) == ({"add": schema}, "auto")
+    assert "tools" not in chosen, "the caller has another form in mind"
 
 
 async def test_rounds_are_bounded(system: llmos.System, script: Script) -> None:

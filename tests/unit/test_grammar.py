@@ -178,8 +178,9 @@ def deep(levels: int) -> dict[str, Any]:
     return schema
 
 
-CYCLE = {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}}
 PRODUCT = {"allOf": [{"anyOf": [{"type": "object", "properties": {f"p{i}{j}": {"type": "string"}}} for j in range(4)]} for i in range(12)]}
+
+CYCLE = {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}}
 ATTACKS = {
     "not a regex": ("regex", "ab(c", "unclosed group, at character 3"),
     "look-ahead": ("regex", "(?=a)b", "look-ahead"),

@@ -6,10 +6,9 @@ import json
 
 import pytest
 from hypothesis import given, strategies as st
-from jsonschema import Draft202012Validator
 
-from llmos.sdk.toolcalls import MOST_CALLS, Screen, Wanted, calls_in, calls_schema, tools_prompt
-from llmos.syscalls.abi import ToolInfo
+from llmos.sdk.toolcalls import HELD, MOST_CALLS, Screen, Wanted, calls_in, held_to, tools_prompt
+from llmos.syscalls.abi import ToolInfo, param
 
 NAMES = {"add", "notes.search"}
 ADD = Wanted("add", '{"a": 1}')
@@ -98,9 +97,17 @@ def test_the_prompt_is_the_same_for_the_same_tools() -> None:
     assert tools_prompt([]) == ""
 
 
-def test_the_schema_of_a_call() -> None:
-    schema = calls_schema([tool("add", '{"type": "object", "required": ["a"]}'), tool("b")])
-    validator = Draft202012Validator(schema)
-    assert validator.is_valid({"name": "add", "arguments": {"a": 1}})
-    assert not validator.is_valid({"name": "add", "arguments": {}})
-    assert not validator.is_valid({"name": "c", "arguments": {}})
+def test_schemas_too_long_to_be_held_to_leave_objects() -> None:
+    def of(length: int) -> str:
+        return json.dumps({"type": "object", "description": "x" * (length - 37)})
+
+    assert held_to([]) == {}
+    assert held_to([tool(f"t{n}") for n in range(param.MAX_REPLY_TOOLS + 1)]) == {}
+    assert len(of(HELD)) == HELD
+    held = held_to([tool("a", of(HELD)), tool("b", of(HELD + 1)), tool("c")])
+    assert (held["tools"], held["tool_choice"]) == ({"a": of(HELD), "b": '{"type": "object"}', "c": tool("c").schema}, "auto")
+    many = held_to([tool(f"t{n}", of(HELD - n)) for n in range(40)])["tools"]
+    assert sum(map(len, many.values())) <= param.MAX_SCHEMA
+    assert len(many) == 40
+    assert '"type": "object"}' in many["t0"]
+    assert many["t39"] == of(HELD - 39), "the longest go first"
