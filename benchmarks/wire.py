@@ -4,7 +4,8 @@
     python benchmarks/wire.py --device cpu        the default model
 
 Prints one table: the latency of one call at a time (median, 95th percentile), calls a second with 64 under way, the time from the
-start of a process to the first byte of `llmsh -c 'ask ...'`, and the decode rate with and without 2,000 calls a second beside it.
+start of a process to the first byte of `llmsh -c 'ask ...'`, and the decode rate with and without 2,000 calls a second beside it, with a
+thread on each core and with one core left.
 Then, on a daemon of its own with the dummy device: a call over tcp with a key and over the socket, in turns; and calls while CLIENTS
 clients with EACH processes each are there.
 """
@@ -20,8 +21,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import anyio
@@ -29,6 +30,7 @@ import anyio.to_thread
 import zmq
 
 import llmos
+from llmos.services.init.place import daemon_pid, home_of
 
 STREAMS = 4
 """Generations that run beside the calls."""
@@ -123,18 +125,6 @@ async def measure(home: Path, pid: int, count: int) -> None:
         async def info() -> None:
             await system.context(context.handle)
 
-        async def paced() -> None:
-            """2,000 calls a second, in bursts of a hundredth of a second."""
-            began = time.perf_counter()
-            for burst in range(1, int(PIECE * 100) + 1):
-                async with anyio.create_task_group() as tasks:
-                    for _ in range(20):
-                        tasks.start_soon(info)
-                await anyio.sleep(max(0.0, began + burst / 100 - time.perf_counter()))
-
-        async def nothing() -> None:
-            await anyio.sleep(PIECE)
-
         await latencies(info, 200)
         line("one call, device idle", await latencies(info, count))
         daemon, own = cpu_seconds(pid), time.process_time()
@@ -143,16 +133,45 @@ async def measure(home: Path, pid: int, count: int) -> None:
         print(f"{'CPU time of each of these calls':<44} daemon {daemon:7.0f} us   client {own:6.0f} us")
         async with streaming(home):
             line("one call, device computing", await latencies(info, count))
-            pairs = []
-            for number in range(PAIRS):  # alone first, then beside first, so that neither has the warmer or the quieter half
-                first, second = (nothing, paced) if number % 2 == 0 else (paced, nothing)
-                found = [await speed(system, first), await speed(system, second)]
-                pairs.append(found if number % 2 == 0 else found[::-1])
-        losses = sorted(beside / alone - 1 for alone, beside in pairs)
-        middle = [statistics.median(column) for column in zip(*pairs, strict=True)]
-        print(f"{f'decode, {STREAMS} streams':<44} median {middle[0]:7.0f} tokens/s   n {PAIRS} of {PIECE:.0f} s")
-        print(f"{'the same with 2,000 calls a second beside':<44} median {middle[1]:7.0f} tokens/s", end="")
-        print(f"   {statistics.median(losses):+.1%} of its pair, from {losses[0]:+.1%} to {losses[-1]:+.1%}")
+            await decoding(system, info, f"decode, {STREAMS} streams")
+
+
+async def measure_decoding(home: Path, label: str) -> None:
+    async with llmos.connect(home=home) as system:
+        context = await system.open(system="s")
+
+        async def info() -> None:
+            await system.context(context.handle)
+
+        async with streaming(home):
+            await decoding(system, info, label)
+
+
+async def decoding(system: llmos.System, call: Callable[[], Awaitable[object]], label: str) -> None:
+    """The rate of decoding alone and beside calls, in turns."""
+
+    async def paced() -> None:
+        """2,000 calls a second, in bursts of a hundredth of a second."""
+        began = time.perf_counter()
+        for burst in range(1, int(PIECE * 100) + 1):
+            async with anyio.create_task_group() as tasks:
+                for _ in range(20):
+                    tasks.start_soon(call)
+            await anyio.sleep(max(0.0, began + burst / 100 - time.perf_counter()))
+
+    async def nothing() -> None:
+        await anyio.sleep(PIECE)
+
+    pairs = []
+    for number in range(PAIRS):  # alone first, then beside first, so that neither has the warmer or the quieter half
+        first, second = (nothing, paced) if number % 2 == 0 else (paced, nothing)
+        found = [await speed(system, first), await speed(system, second)]
+        pairs.append(found if number % 2 == 0 else found[::-1])
+    losses = sorted(beside / alone - 1 for alone, beside in pairs)
+    middle = [statistics.median(column) for column in zip(*pairs, strict=True)]
+    print(f"{label:<44} median {middle[0]:7.0f} tokens/s   n {PAIRS} of {PIECE:.0f} s")
+    print(f"{'the same with 2,000 calls a second beside':<44} median {middle[1]:7.0f} tokens/s", end="")
+    print(f"   {statistics.median(losses):+.1%} of its pair, from {losses[0]:+.1%} to {losses[-1]:+.1%}")
 
 
 CROWD = """
@@ -219,8 +238,6 @@ def more(environment: dict[str, str], count: int) -> None:
         key.write_text(subprocess.run([*llmos_command, "keys", "new", "bench"], env=own, check=True, capture_output=True, text=True).stdout)
         subprocess.run([*llmos_command, "up", "--listen", address], env=own, check=True, stdout=subprocess.DEVNULL)
         try:
-            from llmos.services.init.place import daemon_pid
-
             anyio.run(measure_more, home, daemon_pid(home), address, key, count)
         finally:
             subprocess.run([*llmos_command, "down"], env=own, check=True, stdout=subprocess.DEVNULL)
@@ -239,32 +256,41 @@ def first_byte(environment: dict[str, str]) -> float:
     return took
 
 
+@contextmanager
+def daemon(environment: dict[str, str], home: Path | None) -> Iterator[tuple[Path, int]]:
+    """One of its own; its home, and its pid."""
+    subprocess.run([sys.executable, "-m", "llmos", "up"], env=environment, check=True, stdout=subprocess.DEVNULL)
+    try:
+        place = home or home_of(None)
+        if (pid := daemon_pid(place)) is None:
+            raise SystemExit("the daemon has gone")
+        yield place, pid
+    finally:
+        subprocess.run([sys.executable, "-m", "llmos", "down"], env=environment, check=True, stdout=subprocess.DEVNULL)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "dummy"), default="dummy")
     parser.add_argument("--count", type=int, default=2000, help="calls of each latency")
     found = parser.parse_args()
+    cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder) if found.device == "dummy" else None
-        place = str(Path(llmos.__file__).parent.parent)
-        environment = {**os.environ, "PYTHONPATH": place, "LLMOS_DEVICE": found.device}
+        source = str(Path(llmos.__file__).parent.parent)
+        environment = {**os.environ, "PYTHONPATH": source, "LLMOS_DEVICE": found.device}
         if home is not None:
             environment["LLMOS_HOME"] = str(home)
-        machine = f"{platform.machine()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}"
+        machine = f"{platform.machine()}, {cores} CPUs, load {os.getloadavg()[0]:.1f}"
         print(f"{machine}, Python {platform.python_version()}, zmq {zmq.zmq_version()}, device {found.device}")
-        subprocess.run([sys.executable, "-m", "llmos", "up"], env=environment, check=True, stdout=subprocess.DEVNULL)
-        try:
-            from llmos.services.init.place import daemon_pid, home_of
-
-            place_of = home or home_of(None)
-            if (pid := daemon_pid(place_of)) is None:
-                raise SystemExit("the daemon has gone")
-            anyio.run(measure, place_of, pid, found.count)
+        with daemon(environment, home) as (place, pid):
+            anyio.run(measure, place, pid, found.count)
             times = sorted(first_byte(environment) for _ in range(7))
             label = "llmsh -c ask: start to first byte of the reply"
             print(f"{label:<44} median {times[3]:.3f} s   best {times[0]:.3f} s   worst {times[-1]:.3f} s")
-        finally:
-            subprocess.run([sys.executable, "-m", "llmos", "down"], env=environment, check=True, stdout=subprocess.DEVNULL)
+        if found.device == "cpu" and cores > 1:  # a core is left for what is no arithmetic
+            with daemon({**environment, "LLMOS_THREADS": str(cores - 1)}, home) as (place, _):
+                anyio.run(measure_decoding, place, f"decode with LLMOS_THREADS={cores - 1}")
         more(environment, found.count)
 
 
