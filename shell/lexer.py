@@ -27,6 +27,8 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SPECIAL = "?!$#@*0123456789"
 _IN_BRACES = re.compile(r"(#?)([A-Za-z_][A-Za-z0-9_]*|[0-9]+|[?!$#@*])(:?[-=+?])?")
 BRACES = "in braces there may be ${NAME}, ${#NAME}, ${NAME:-WORD}, := :+ :? and these without the colon: write \\$ if it is text"
+COMPOUND = frozenset({"for", "while", "until", "if", "case", "select", "function"})
+"""Words that begin a command of other shells, and none of this one."""
 _BLANK = " \t\r"
 _UNSUPPORTED = {
     "(": "subshells '( )' are not supported: put the text in quotes, or use a script file",

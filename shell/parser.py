@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
-from .lexer import REDIRECTIONS, BadSyntax, Incomplete, Literal, Operator, Part, Substitution, Token, Variable, Word, lex
+from .lexer import COMPOUND, REDIRECTIONS, BadSyntax, Incomplete, Literal, Operator, Part, Substitution, Token, Variable, Word, lex
 
 MOST_TOKENS = 100_000
 """Words and operators of a text after its aliases were replaced."""
@@ -219,6 +219,11 @@ class _Parser:
                 break
         if not (assignments or words or redirections):
             self.unexpected()
+        if words and not assignments and words[0].plain in COMPOUND:
+            raise BadSyntax(
+                f"'{words[0].plain}' is not supported: there are && and ||, map for the lines of a file, and llmos run FILE.py:MAIN",
+                words[0].start,
+            )
         return Command(tuple(assignments), tuple(words), tuple(redirections), start)
 
     def redirection(self, operator: Operator) -> Redirection:

@@ -12,6 +12,8 @@ import re
 from collections.abc import Collection
 from enum import Enum
 
+from .lexer import COMPOUND
+
 ALIKE = 0.75
 """How much of two words must agree for one to be a misspelling of the other (difflib's ratio)."""
 
@@ -33,6 +35,7 @@ ENGLISH = frozenset({"what", "that", "many", "then"})
 
 _FIRST = re.compile(r"\s*(!\s+)*([^\s|&;<>()]*)")
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
+_CLAUSE = re.compile(r";\s*(do|then)\b")
 _SIGNS = re.compile(r"[-%+]?[0-9]+|-.*|[<>|&;]+.*|%.*|.*[/.][A-Za-z0-9]+|&")
 
 
@@ -48,6 +51,8 @@ def route(line: str, commands: Collection[str], aliases: Collection[str] = ()) -
     """What `line` is, and for a misspelt command the one that was likely meant."""
     found = _FIRST.match(line)
     first = found.group(2) if found else ""
+    if first in COMPOUND and _CLAUSE.search(line):
+        return Kind.COMMAND, ""  # of another shell, which is said where it is parsed
     rest = line[found.end() :].split() if found else []
     if first in commands or first in aliases or first.startswith(("#", "!")) or _ASSIGNMENT.match(first) or not first:
         return Kind.COMMAND, ""

@@ -96,6 +96,9 @@ def test_unfinished_lines_ask_for_more(line: str) -> None:
         ("a 0> b", "0 is read with <"),
         ("a 1< b", "0 is read with <"),
         ("a >&\n", "file name"),
+        ("for i in 1 2; do a; done", "'for' is not supported: there are && and ||, map"),
+        ("a; if b; then c; fi", "'if' is not supported"),
+        ("a | while b; do c; done", "'while' is not supported"),
     ],
 )
 def test_bad_lines_say_where(line: str, says: str) -> None:
@@ -104,6 +107,11 @@ def test_bad_lines_say_where(line: str, says: str) -> None:
     assert not isinstance(caught.value, Incomplete)
     assert says in caught.value.message
     assert 0 <= caught.value.position <= len(line)
+
+
+def test_words_of_other_shells_are_words_elsewhere() -> None:
+    for line in ("'for' i", "echo for", "X=1 for", "f\\or", "$x for"):
+        assert parse(line).lists
 
 
 def test_each_list_keeps_its_text() -> None:

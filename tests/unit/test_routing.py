@@ -44,6 +44,8 @@ COMMANDS = (
         "> file",
         "| x",
         "(x)",
+        "for i in 1 2; do ps; done",
+        "if ps; then ps; fi",
         "&",
     ],
 )
@@ -56,6 +58,8 @@ def test_commands(line: str) -> None:
     [
         "What is the capital of France?",
         "What's up?",
+        "if it rains, what then?",
+        "for whom the bell tolls",
         "it's",
         'say "hello',
         "hello",
