@@ -8,12 +8,13 @@ ends, the burst is over in the kernel when it does: a caller that went away stop
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 
 from llmos.kernel.burst import Burst
 from llmos.kernel.context import Context
 from llmos.kernel.device import Geometry, Grammar, Logprobs, Sampling
-from llmos.kernel.errno import Cancelled, InvalidArgument, NotSupported, TooLong, TryAgain
+from llmos.kernel.errno import Cancelled, InvalidArgument, NotSupported, TimedOut, TooLong, TryAgain
 from llmos.kernel.slot import Form
 
 from . import abi, grammar, param
@@ -24,6 +25,8 @@ from .core import Core
 from .stops import Stops
 from .text import Decoder
 from .transcript import Transcript, Turn
+
+log = logging.getLogger("llmos.syscalls")
 
 
 @dataclass(slots=True)
@@ -87,7 +90,8 @@ async def generate(core: Core, call: Call, args: abi.Generate) -> abi.Reply:
     model elsewhere is told of a schema or of tools; a whole reply that does not fit is BadFormat, and stays in the context.
 
     With tools and tool_choice auto the reply is text as without them, but what it writes after <tool_call> is a call of one of them, and
-    </tool_call>. Schemas that cannot be followed leave {"type": "object"}. The endpoint of a model elsewhere is not told.
+    </tool_call>. Schemas that cannot be followed leave {"type": "object"}, and where that cannot be either the text is free: the log tells.
+    The endpoint of a model elsewhere is not told. Arguments are checked when the call is made, in any case.
     """
     pid, cid, kernel = call.pid, args.context, core.kernel
     transcript = core.transcript(pid, cid)
@@ -114,8 +118,15 @@ async def _form(core: Core, context: Context, transcript: Transcript, args: abi.
     grammars = core.models.grammars.get(device)
     if grammars is None:
         raise NotSupported(f"replies of {device} cannot be held to a form; ask without schema, regex, choice and tools")
-    given, tokens = _begun(context, transcript, args) if may_call else ("", [])
-    return await offload(lambda: grammars.compile(*grammar.source(args), [*text.encode(given), *tokens]), slow=True)
+    kind, source = await offload(lambda: grammar.source(args))
+    if not may_call:
+        return await offload(lambda: grammars.compile(kind, source), slow=True)
+    given, tokens = _begun(context, transcript, args)
+    try:
+        return await offload(lambda: grammars.compile(kind, source, [*text.encode(given), *tokens]), slow=True)
+    except (InvalidArgument, NotSupported, TimedOut) as fault:  # what it calls is looked at when the call is made
+        log.warning("a reply is not held to the schemas of its tools: %s", fault)
+        return None
 
 
 def _begun(context: Context, transcript: Transcript, args: abi.Generate) -> tuple[str, list[int]]:

@@ -97,8 +97,25 @@ async def test_how_tools_may_be_called(system: llmos.System) -> None:
     for form, problem in wrong:
         with pytest.raises(llmos.InvalidArgument, match=problem):
             await context.generate(user="x", **form)
-    with pytest.raises(llmos.InvalidArgument, match="cannot go on"):
-        await context.generate(messages=[{"role": "assistant", "content": "<tool_call>add(1)"}], tools=TOOLS, tool_choice="auto")
+    with pytest.raises(llmos.InvalidArgument, match="characters in all"):
+        await context.generate(user="x", tools=dict.fromkeys("abc", json.dumps({"title": "x" * 30_000})), tool_choice="auto")
+
+
+async def test_where_no_grammar_can_be_made_text_that_may_call_is_free(
+    system: llmos.System, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def impossible(*given: Any) -> None:
+        raise llmos.NotSupported("this model has no token that ends a text")
+
+    context = await system.open()
+    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "<tool_call>add(1)"}]
+    assert (await context.generate(messages=messages, tools=TOOLS, tool_choice="auto", max_tokens=5)).usage.tokens == 5
+    monkeypatch.setattr("llmos.drivers.grammar.Grammars.compile", impossible)
+    assert (await context.generate(user="x", tools=TOOLS, tool_choice="auto", max_tokens=5)).usage.tokens == 5
+    for why in ("the grammar cannot go on", "this model has no token that ends a text"):
+        assert f"a reply is not held to the schemas of its tools: {why}" in caplog.text
+    with pytest.raises(llmos.NotSupported):
+        await context.generate(user="x", tools=TOOLS)
 
 
 async def test_a_reply_that_is_cut_says_so(system: llmos.System) -> None:
