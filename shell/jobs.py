@@ -8,6 +8,7 @@ Draws nothing.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -28,13 +29,24 @@ SIGNALS = {"INT": 2, "KILL": 9, "TERM": 15, "CONT": 18, "STOP": 19, "XCPU": 24}
 _ENDINGS = {128 + SIGNALS["INT"]: "Interrupted", 128 + SIGNALS["KILL"]: "Killed", 128 + SIGNALS["TERM"]: "Terminated", 152: "Over limit"}
 
 
-class Process(Protocol):
-    """A process that a job started: what the sdk calls a child, or a command of the host."""
+class Command(Protocol):
+    """A command of the host that a job started."""
 
     @property
     def pid(self) -> int: ...
 
-    async def kill(self, signal: str = "TERM") -> None: ...
+    async def kill(self, signal: str = "TERM", /) -> None: ...
+
+
+class Process(Protocol):
+    """A process that a job started: what the sdk calls a child."""
+
+    @property
+    def pid(self) -> int: ...
+
+    async def kill(self, signal: str = "TERM", /, *, tree: bool = False) -> None:
+        """With `tree`, of everything below it too."""
+        ...
 
 
 @dataclass(eq=False, slots=True)
@@ -49,7 +61,7 @@ class Job:
     """Processes that were started and have not ended yet."""
     pids: list[int] = field(default_factory=list)
     """Every process that was started, in order."""
-    commands: list[Process] = field(default_factory=list)
+    commands: list[Command] = field(default_factory=list)
     """Commands of the host that run. Their pids are the host's."""
     desk: Desk | None = None
     """Its keyboard, if it may have one."""
@@ -84,9 +96,10 @@ class Job:
         self.pids.append(child.pid)
         self.begun.set()
 
-    def ended(self, child: Process) -> None:
-        """A process, or a command of the host."""
-        (self.children if child in self.children else self.commands).remove(child)
+    def ended(self, child: Process | Command) -> None:
+        for these in (self.children, self.commands):
+            if child in these:
+                these.remove(child)  # type: ignore[arg-type]  # it is one of them
         self._wind_up()
 
     def end(self, status: int) -> None:
@@ -134,11 +147,12 @@ class Job:
         self.going.set()
 
     async def _send(self, signal: str) -> None:
-        for each in [*self.children, *self.commands]:
-            try:
-                await each.kill(signal)
-            except Fault:
-                pass  # it has ended meanwhile
+        for child in list(self.children):
+            with suppress(Fault):  # it has ended meanwhile
+                await child.kill(signal, tree=True)
+        for command in list(self.commands):
+            with suppress(Fault):
+                await command.kill(signal)
 
     async def interrupt(self) -> None:
         """Ctrl-C. The first ends the bursts, and a pipeline or map; the second terminates what still runs, the third kills it.

@@ -87,12 +87,13 @@ async def kill(call: Call) -> int:
     if not words:
         raise Usage("whom? Give a pid, or %N for a job")
     pids = targets(call, words)
+    held = targets(call, [word for word in words if word.startswith("%")]) if signal in ("STOP", "CONT") else []
     system = await call.system()
 
     async def send(each: int) -> None:
         if each == system.pid:  # stopped, no command could start anything any more, not even one that goes on
             raise NotPermitted(f"pid {each} is this shell itself: exit leaves it")
-        await system.kill(each, signal)
+        await system.kill(each, signal, tree=each in held)
 
     status = await call.each(pids, send)
     for job in call.shell.jobs.all():
@@ -178,7 +179,8 @@ BUILTINS = (
         "send a signal: TERM, or KILL, STOP, CONT, INT",
         ("kill 7", "kill -STOP 7", "kill -CONT 7", "kill %1", "kill -l"),
         kill,
-        "TERM asks a process to end, KILL ends it, STOP pauses it until CONT, INT ends its reply with what it has.",
+        "TERM asks a process to end, KILL ends it, STOP pauses it until CONT, INT ends its reply with what it has. STOP and CONT of %N go "
+        "to all that its processes have started, too.",
     ),
     Builtin(
         "nice",

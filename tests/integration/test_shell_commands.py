@@ -350,6 +350,20 @@ async def test_stop_shows_and_cont_goes_on(sh: ShellUnderTest, monkeypatch: pyte
     assert lines[-1].split()[1] == "Running"
 
 
+async def test_stop_of_a_job_holds_what_its_processes_have_started(sh: ShellUnderTest) -> None:
+    Path("agents").mkdir()
+    Path("agents/long.toml").write_text('input = "all"\nprompt = "{input}"\n[sampling]\nmax_tokens = 3000\n')
+    Path("lines").write_text("a\nb\nc\n")
+    shown = "kill -STOP %1; ps --json > held; kill -CONT %1; ps --json > going; kill %1"
+    await sh.run(f"map --at-once 2 long < lines > out & sleep 0.3; {shown}")
+    for file, stopped in (("held", True), ("going", False)):
+        processes = json.loads(Path(file).read_text())
+        (map_,) = [each["pid"] for each in processes if each["name"] == "map"]
+        states = [each["state"] == "stopped" for each in processes if map_ in (each["pid"], each["parent"])]
+        assert len(states) > 1
+        assert all(state is stopped for state in states)
+
+
 async def test_fork_copies_a_running_agent(sh: ShellUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(param, "MAX_TEXT", 1 << 40)
     Path("agents").mkdir()

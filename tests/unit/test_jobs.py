@@ -22,10 +22,10 @@ class Child:
         self.gone = gone
         self.signals: list[str] = []
 
-    async def kill(self, signal: str = "TERM") -> None:
+    async def kill(self, signal: str = "TERM", *, tree: bool = False) -> None:
         if self.gone:
             raise llmos.NoSuchProcess(f"no process {self.pid}")
-        self.signals.append(signal)
+        self.signals.append(f"{signal} to all below" if tree else signal)
 
 
 async def test_numbers_are_the_smallest_that_are_free() -> None:
@@ -118,3 +118,15 @@ async def test_a_process_with_children_of_its_own_ends_with_the_first_interrupt(
     job.started(child)
     await job.interrupt()
     assert child.signals == ["INT", "TERM"]
+
+
+async def test_a_stop_holds_everything_below_and_what_has_ended_meanwhile_holds_nobody_up() -> None:
+    job = Job("map", foreground=True)
+    children = [Child(3, gone=True), Child(4)]
+    for child in children:
+        job.started(child)
+    await job.suspend()
+    await job.suspend()
+    assert children[1].signals == ["STOP to all below"]
+    await job.resume()
+    assert children[1].signals == ["STOP to all below", "CONT to all below"]
