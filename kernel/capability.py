@@ -187,7 +187,7 @@ def check(capability: str) -> str:
         return capability
     family, colon, rest = pattern.partition(":")
     if family not in FAMILIES:
-        near = get_close_matches(family, [*FAMILIES, "ask"], n=1)
+        near = get_close_matches(family[:64], [*FAMILIES, "ask"], n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"the families are {', '.join(FAMILIES)}"
         raise InvalidArgument(f"capability {capability!r}: there is no family {family!r}; {hint}")
     if not colon or not rest:

@@ -22,6 +22,7 @@ from .call import Call
 from .channel import offload, sleep
 from .context import Addition, demand_tokens, loaded, prepare, raise_failure, settle
 from .core import Core
+from .plain import Packed
 from .stops import Stops
 from .text import Decoder
 from .transcript import Transcript, Turn
@@ -254,7 +255,7 @@ async def tokenize(core: Core, call: Call, args: abi.Tokenize) -> abi.TokenList:
     text, words = core.text(await loaded(core, args.model)), args.text
     if len(words) <= param.INLINE_TEXT:
         return abi.TokenList(text.encode(words))
-    return abi.TokenList(await offload(lambda: text.encode(words)))
+    return abi.TokenList(await offload(lambda: Packed(text.encode(words))))
 
 
 async def detokenize(core: Core, call: Call, args: abi.Detokenize) -> abi.TextResult:

@@ -20,7 +20,7 @@ from .channel import offload
 from .core import Core
 from .place import Place
 from .results import FileInfo
-from .tool import held
+from .tool import held, may_call
 
 LIVE: Final = frozenset({"proc", "models", "tools"})
 
@@ -34,7 +34,7 @@ async def names(core: Core, pid: int, place: Place) -> list[FileInfo]:
         if len(place.parts) == 1:
             return _files(sorted(_PROC))
     elif not place.parts:
-        return _files(sorted(await _models(core) if place.mount == "models" else _tools(core, pid)))
+        return _files(sorted(await _models(core) if place.mount == "models" else [tool.name for tool in await held(core, pid)]))
     await text(core, pid, place)
     raise InvalidArgument(f"{place}: it is no folder")
 
@@ -49,8 +49,8 @@ async def text(core: Core, pid: int, place: Place) -> str:
         if len(place.parts) == 2 and place.parts[1] in _PROC:
             found = _PROC[place.parts[1]](core, process)
     elif len(place.parts) == 1:
-        every = await _models(core) if place.mount == "models" else _tools(core, pid)
-        found = every.get(place.parts[0])
+        name = place.parts[0]
+        found = (await _models(core)).get(name) if place.mount == "models" else _tool(core, pid, name)
     if found is None:
         raise NotFound(f"{place}: there is no such file")
     return found
@@ -67,8 +67,10 @@ async def info(core: Core, pid: int, place: Place) -> FileInfo:
     return found
 
 
-def _tools(core: Core, pid: int) -> dict[str, str]:
-    return {_flat(name): f"{tool.description}\n\n{tool.schema.text}\n" for name, tool in held(core, pid).items()}
+def _tool(core: Core, pid: int, name: str) -> str | None:
+    process = core.kernel.table.get(pid)
+    tool = core.tools.meant(process, name)
+    return f"{tool.description}\n\n{tool.schema.text}\n" if tool is not None and may_call(process.capabilities, tool) else None
 
 
 def _folders(names: list[str]) -> list[FileInfo]:

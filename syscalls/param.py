@@ -42,6 +42,8 @@ INLINE_TEXT: Final = 4_096  # characters above which text is tokenized off the l
 
 MAX_TOOLS: Final = 1_024  # tools of one offer, and of one page of tool_list
 MAX_OFFERS: Final = 64  # offers of one process
+MAX_OWN_TOOLS: Final = 4_096  # tools of one process, in all its offers
+INLINE_TOOLS: Final = 1_024  # from more than these a page is made on another thread
 MAX_TOOL_NEEDS: Final = 8  # capabilities that a tool asks for besides its own
 MAX_TOOL_NAME: Final = 128  # characters of a tool's name
 MAX_TOOL_DESCRIPTION: Final = 8_192  # characters that say what it does

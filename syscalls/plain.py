@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from functools import cache
 from hashlib import blake2b
@@ -30,10 +30,27 @@ _CODES: Final = {1: "i", 2: "q"}
 Reader = Callable[[Any], Any]
 
 
+class Packed(list[int]):
+    """Integers that are packed where they are made: 20,000 of them would hold up the kernel's thread for a millisecond.
+
+    Nobody changes it. Raises OverflowError for integers above 64 bits.
+    """
+
+    __slots__ = ("block",)
+
+    def __init__(self, values: Iterable[int]) -> None:
+        super().__init__(values)
+        self.block = _block(self)
+
+
 def packed(values: list[Any] | tuple[Any, ...]) -> Any:
     """Integers in a block; anything else as it is. Raises OverflowError for those above 64 bits."""
     if len(values) <= PACKED or set(map(type, values)) != {int}:
         return values
+    return _block(values)
+
+
+def _block(values: Sequence[int]) -> msgpack.ExtType:
     try:
         return msgpack.ExtType(1, array("i", values).tobytes())
     except OverflowError:
@@ -55,6 +72,8 @@ def plain(value: Any) -> Any:
     kind: Any = type(value)
     if kind in _SIMPLE:
         return value
+    if kind is Packed:
+        return value.block
     if kind is list or kind is tuple:
         if value and type(value[0]) is int:
             return packed(value)

@@ -68,7 +68,7 @@ def invalid_argument(call: str, error: ValidationError, model: type[BaseModel]) 
     first = error.errors(include_url=False)[0]
     name = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        near = get_close_matches(name, model.model_fields, n=1)
+        near = get_close_matches(name[:64], model.model_fields, n=1)
         return InvalidArgument(f"{call} has no argument {name[:64]!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
     fault = TooLong if first["type"].endswith("too_long") else InvalidArgument
     return fault(f"{call}: {name or 'its arguments'} {refusal(first)}")

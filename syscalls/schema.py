@@ -1,26 +1,30 @@
 """Schemas: do the arguments of a call fit what the tool says of them? JSON text in, a fault that names the field out.
 
 The schema was written by a stranger, and so perhaps were the arguments. So what jsonschema does is bounded: every keyword that is
-applied is counted, a regular expression is matched in time that is linear in the text (pydantic's, by finite automata), a reference
-leads nowhere but into the schema itself, and what cannot be bounded (`unevaluated...`, `$dynamicRef`) or linearly matched (look-around)
-is left to the tool to check. For worker threads: knows no kernel and no other thread.
+applied is counted, and the processor's time with them, a regular expression is matched in bounded time (pattern.py), a reference leads
+nowhere but into the schema itself, and what cannot be bounded (`unevaluated...`, `$dynamicRef`, look-around) is left to the tool.
+For worker threads: knows no kernel and no other thread.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextvars import ContextVar
-from functools import cache, lru_cache
+from functools import cache
 from threading import Lock
 from typing import Any
 
 from llmos.kernel.errno import BadFormat, Fault, InvalidArgument
 
 from . import param
+from .pattern import can_tell, matches
 
-_LEFT: ContextVar[list[int]] = ContextVar("llmos_schema_left")
-"""How many keywords may still be applied in this check."""
+_LEFT: ContextVar[list[float]] = ContextVar("llmos_schema_left")
+"""How many keywords may still be applied in this check, and until when by the clock of this thread's own time."""
+_SECONDS = 1.0
+"""Of the processor, for one check: a keyword may have more to do than to count shows."""
 _REFERENCE = 10
 """What following a reference costs, in such keywords."""
 _MOST_SHOWN = 200
@@ -61,7 +65,7 @@ class Schema:
         """Raises InvalidArgument if a value does not fit; BadFormat if the schema is none."""
         if self.problem():
             raise BadFormat(f"the schema of {self.tool} is wrong, so it cannot be used: {self.wrong}; tell who offers it")
-        token = _LEFT.set([param.MAX_TOOL_CHECKS])
+        token = _LEFT.set([param.MAX_TOOL_CHECKS, time.thread_time() + _SECONDS])
         try:
             error = next(self._validator.iter_errors(value), None)
         except (_Exhausted, RecursionError):
@@ -160,41 +164,16 @@ def _counted(check: Any) -> Any:
 
     def counted(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[Any]:
         left = _LEFT.get()
-        left[0] -= cost + (len(instance) if type(instance) in (list, dict) else 0)
-        if left[0] < 0:
+        left[0] -= cost + (len(instance) if type(instance) in (list, dict) else 0) + (len(value) if type(value) in (list, dict) else 0)
+        if left[0] < 0 or time.thread_time() > left[1]:
             raise _Exhausted
         yield from check(validator, value, instance, schema) or ()
 
     return counted
 
 
-@lru_cache(maxsize=1024)
-def _expression(pattern: str) -> Any:
-    """What matches a regular expression in linear time; None if it cannot be matched so."""
-    from pydantic_core import SchemaError, SchemaValidator, core_schema
-
-    try:
-        return SchemaValidator(core_schema.str_schema(pattern=pattern, regex_engine="rust-regex"))
-    except SchemaError:
-        return None
-
-
-def _matches(pattern: str, text: str) -> bool:
-    """True also if that cannot be told."""
-    expression = _expression(pattern)
-    if expression is None:
-        return True
-    from pydantic_core import ValidationError
-
-    try:
-        expression.validate_python(text)
-    except ValidationError:
-        return False
-    return True
-
-
 def _pattern(validator: Any, pattern: str, instance: Any, schema: Any) -> Iterator[Any]:
-    if validator.is_type(instance, "string") and not _matches(pattern, instance):
+    if validator.is_type(instance, "string") and not matches(pattern, instance):
         yield _error(f"{_short(repr(instance))} does not match {_short(repr(pattern))}")
 
 
@@ -202,10 +181,10 @@ def _pattern_properties(validator: Any, patterns: dict[str, Any], instance: Any,
     if not validator.is_type(instance, "object"):
         return
     for pattern, subschema in patterns.items():
-        if _expression(pattern) is None:
+        if not can_tell(pattern):
             continue
         for key, value in instance.items():
-            if _matches(pattern, key):
+            if matches(pattern, key):
                 yield from validator.descend(value, subschema, path=key, schema_path=pattern)
 
 
@@ -213,7 +192,7 @@ def _additional(validator: Any, allowed: Any, instance: Any, schema: Any) -> Ite
     if not validator.is_type(instance, "object"):
         return
     known, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
-    extra = [key for key in instance if key not in known and not any(_matches(pattern, key) for pattern in patterns)]
+    extra = [key for key in instance if key not in known and not any(matches(pattern, key) for pattern in patterns)]
     if validator.is_type(allowed, "object"):
         for key in extra:
             yield from validator.descend(instance[key], allowed, path=key)

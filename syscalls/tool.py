@@ -8,9 +8,10 @@ The kernel runs no tool. A caller that gives up, dies or passes the deadline lea
 
 from __future__ import annotations
 
-from llmos.kernel.capability import ASK
+from itertools import islice
+
+from llmos.kernel.capability import ASK, Verdict, judge
 from llmos.kernel.errno import BadHandle, Fault, Interrupted, InvalidArgument, NotPermitted, TooLong
-from llmos.kernel.kernel import Kernel
 
 from . import abi, param
 from .call import Call
@@ -25,34 +26,40 @@ _PAGE = 4 << 20
 """Characters of a page of tools, after which it ends."""
 
 
-def tool_list(core: Core, call: Call, args: abi.ToolListArguments) -> abi.ToolList:
+async def tool_list(core: Core, call: Call, args: abi.ToolListArguments) -> abi.ToolList:
     """List the tools that the caller may call, by name."""
     found: list[abi.ToolInfo] = []
     size = 0
-    for name, tool in held(core, call.pid).items():
-        if name <= args.after:
-            continue
+    for tool in await held(core, call.pid, args.after, args.limit + 1):
         if len(found) >= args.limit or size > _PAGE:
             return abi.ToolList(found, more=True)
-        lacks = tuple(each for each in tool.needs if not _holds(core.kernel, call.pid, each))
+        lacks = tuple(each for each in tool.needs if not _holds(core.kernel.table.get(call.pid).capabilities, each))
         found.append(
-            abi.ToolInfo(name, tool.description, tool.schema.text, tool.seconds, tool.offer.public, tool.offer.pid, tool.needs, lacks)
+            abi.ToolInfo(tool.name, tool.description, tool.schema.text, tool.seconds, tool.offer.public, tool.offer.pid, tool.needs, lacks)
         )
         size += len(tool.description) + len(tool.schema.text)
     return abi.ToolList(found, more=False)
 
 
-def held(core: Core, pid: int) -> dict[str, Tool]:
-    """The tools that a process may call, by name."""
-    return {name: tool for name, tool in core.tools.visible(core.kernel.table.get(pid)).items() if _holds(core.kernel, pid, f"tool:{name}")}
+async def held(core: Core, pid: int, after: str = "", most: int | None = None) -> list[Tool]:
+    """The first tools that a process may call, by name, of those whose names come after this one."""
+    process = core.kernel.table.get(pid)
+    visible, capabilities = core.tools.visible(process), process.capabilities
+
+    def find() -> list[Tool]:
+        every = {name: tool for tools in reversed(visible) for name, tool in tools.items() if name > after}
+        return list(islice((every[name] for name in sorted(every) if may_call(capabilities, every[name])), most))
+
+    return find() if sum(map(len, visible)) <= param.INLINE_TOOLS else await offload(find)
 
 
-def _holds(kernel: Kernel, pid: int, wanted: str) -> bool:
-    try:
-        kernel.judge(pid, wanted)  # those that are held by asking are shown too
-    except NotPermitted:
-        return False
-    return True
+def may_call(capabilities: frozenset[str], tool: Tool) -> bool:
+    """Whether whoever holds these may call the tool, if only by asking."""
+    return _holds(capabilities, f"tool:{tool.name}")
+
+
+def _holds(capabilities: frozenset[str], wanted: str) -> bool:
+    return judge(capabilities, wanted) is not Verdict.DENIED
 
 
 async def tool_call(core: Core, call: Call, args: abi.ToolCall) -> abi.ToolResult:
@@ -63,7 +70,7 @@ async def tool_call(core: Core, call: Call, args: abi.ToolCall) -> abi.ToolResul
     """
     pid, kernel = call.pid, core.kernel
     process = kernel.table.get(pid)
-    shown = core.tools.visible(process).get(args.name)
+    shown = core.tools.meant(process, args.name)
     await permit(core, call, f"tool:{args.name}")
     for need in () if shown is None else shown.needs:
         await permit(core, call, need)

@@ -12,9 +12,10 @@ Belongs to the kernel's thread. Checks no capability and knows no clock.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from itertools import chain, islice
 
 from llmos.kernel.errno import AlreadyExists, BadHandle, NotFound, TryAgain
 from llmos.kernel.process import Process
@@ -22,6 +23,11 @@ from llmos.kernel.process import Process
 from . import param
 from .channel import Channel
 from .schema import Schema
+
+_COMPARED = 100
+"""Names that one which is not there is compared with."""
+_SHORT = 40
+"""Characters of such names."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,10 +123,11 @@ class Toolbox:
             if taken is not None and taken.offer is not offer:
                 whose = f"pid {taken.offer.pid}"
                 raise AlreadyExists(f"a tool {name!r} is offered already by {whose}; give this one another name, or withdraw that offer")
+        own = self._of[offer.pid]
+        if (count := sum(len(each.tools) for each in own if each is not offer) + len(tools)) > param.MAX_OWN_TOOLS:
+            raise TryAgain(f"pid {offer.pid} would offer {count} tools; {param.MAX_OWN_TOOLS} is the most of one process: withdraw some")
         if offer.public:
-            for name in offer.tools:
-                del self._public[name]
-            self._public |= tools
+            self._public = {name: tool for name, tool in self._public.items() if tool.offer is not offer} | tools
         offer.tools = tools
 
     def withdraw(self, offer: Offer, why: str) -> None:
@@ -143,29 +150,29 @@ class Toolbox:
 
     # --- names
 
-    def visible(self, process: Process) -> dict[str, Tool]:
-        """Every tool that a name of the process can mean, by name."""
-        found = dict(self._public)
-        for above in reversed(list(process.lineage())):
-            for offer in self._of.get(above.pid, ()):
-                if not offer.public:
-                    found |= offer.tools
-        return dict(sorted(found.items()))
+    def visible(self, process: Process) -> list[Mapping[str, Tool]]:
+        """Every tool that a name of the process can mean: what is in a mapping stands in the place of what follows. None ever changes."""
+        return [*(offer.tools for offer in self._candidates(process)), self._public]
 
     def _candidates(self, process: Process) -> Iterator[Offer]:
         for above in process.lineage():
             yield from (offer for offer in self._of.get(above.pid, ()) if not offer.public)
 
+    def meant(self, process: Process, name: str) -> Tool | None:
+        """What a name means to a process."""
+        return next((tools[name] for tools in self.visible(process) if name in tools), None)
+
     def find(self, process: Process, name: str) -> Tool:
-        """What a name means to a process. Raises NotFound."""
-        for offer in self._candidates(process):
-            if name in offer.tools:
-                return offer.tools[name]
-        if name in self._public:
-            return self._public[name]
-        near = get_close_matches(name, self.visible(process), n=1)
+        """The same. Raises NotFound."""
+        if (tool := self.meant(process, name)) is not None:
+            return tool
+        near = get_close_matches(name, self._short_names(process), n=1) if len(name) <= _SHORT else []
         hint = f"did you mean {near[0]!r}?" if near else "llmos tools lists those there are; who offers it may have gone"
         raise NotFound(f"there is no tool {name!r}; {hint}")
+
+    def _short_names(self, process: Process) -> list[str]:
+        """Some that a misspelt one may be meant for: the time to compare them is that of this thread."""
+        return [name for name in islice(chain(*self.visible(process)), _COMPARED) if len(name) <= _SHORT]
 
     # --- calls
 

@@ -544,6 +544,8 @@ def test_what_is_live(hand: Hand) -> None:
     hand.call(hand.host, "tool_offer", tools=[{"name": "web.search", "description": "Searches.", "schema": '{"type": "object"}'}])
     assert names(hand, "/tools") == ["web.search"]
     assert read(hand, "/tools/web.search").startswith(b'Searches.\n\n{"type"')
+    with pytest.raises(NotFound, match="there is no such file"):
+        read(hand, "/tools/web.search", hand.spawn(capabilities=["file:r:/tools/*", "tool:other"]).pid)
     assert hand.call(hand.host, "file_copy", source="/proc/1/status", target="/home/init").size > 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -565,3 +566,17 @@ def test_it_is_the_text_that_system_calls_want() -> None:
 
     text: Text = from_gguf(gguf_metadata(byte_level(), "smollm"))
     assert isinstance(text.stop_ids, frozenset)
+
+
+def test_a_long_text_leaves_other_threads_their_turn(tmp_path: Path) -> None:
+    """While it is encoded this thread counts: under Python's lock it would not come to a dozen."""
+    write_directory(tmp_path / "m")
+    ours = load_text(tmp_path / "m")
+    turns = 0
+    with ThreadPoolExecutor(1) as other:
+        encoding = other.submit(ours.encode, "hello there, what is this? " * 20_000)
+        while not encoding.done():
+            time.sleep(0.001)
+            turns += 1
+    assert turns > 30
+    assert len(encoding.result()) > 100_000

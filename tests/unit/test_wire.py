@@ -14,6 +14,7 @@ from llmos.kernel.view import ProcessView
 from llmos.syscalls import param, wire
 from llmos.syscalls.abi import Fault, Forked, InvalidArgument, Logprobs, Piece, ProcessList, Reply, Spawned, TokenList, TooLong
 from llmos.syscalls.numbers import CALLS
+from llmos.syscalls.plain import PACKED, Packed, plain, reader, unpacked
 from llmos.syscalls.results import GenerationUsage
 from llmos.syscalls.table import TABLE
 
@@ -225,3 +226,19 @@ def test_the_most_that_may_be_is_accepted() -> None:
     ):
         message = call(arguments=arguments)
         assert wire.decode_for_daemon(wire.encode(message)) == message
+
+
+@pytest.mark.parametrize("values", [[], [1], [0, 2**31 - 1, -(2**31)] * 30, [2**31] * 100, [2**63 - 1]])
+def test_integers_packed_elsewhere_cross_as_others_do(values: list[int]) -> None:
+    """A reader sees a list of integers either way; short ones that were packed cross as a block too."""
+    sent = plain(TokenList(Packed(values)))
+    (back,) = msgpack.unpackb(msgpack.packb(sent), ext_hook=unpacked)
+    assert back == values
+    assert reader(TokenList)([back]) == TokenList(values)
+    if len(values) > PACKED:
+        assert sent == plain(TokenList(values))
+
+
+def test_integers_too_great_to_pack() -> None:
+    with pytest.raises(OverflowError):
+        Packed([2**63])
