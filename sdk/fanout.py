@@ -17,6 +17,7 @@ import anyio
 from llmos.syscalls.abi import Fault, Interrupted, InvalidArgument, param
 
 from .agentfile import MOST_AT_ONCE
+from .unwrapped import unwrapped
 
 if TYPE_CHECKING:
     from .child import Child
@@ -40,15 +41,16 @@ async def fan_out(me: Process, state: State) -> int:
             f"a map of class {cls} runs at most {AT_ONCE[cls]} children at once, not {at_once}; class batch allows {MOST_AT_ONCE}"
         )
     course = _Course(me, state, at_once)
-    async with anyio.create_task_group() as tasks:
-        number, before = 0, anyio.Event()
-        before.set()
-        while (line := await _line(me, state)) is not None:
-            number, after = number + 1, anyio.Event()
-            await course.held.acquire()
-            await course.running.acquire()
-            tasks.start_soon(course.one, number, line, before, after)
-            before = after
+    with unwrapped():
+        async with anyio.create_task_group() as tasks:
+            number, before = 0, anyio.Event()
+            before.set()
+            while (line := await _line(me, state)) is not None:
+                number, after = number + 1, anyio.Event()
+                await course.held.acquire()
+                await course.running.acquire()
+                tasks.start_soon(course.one, number, line, before, after)
+                before = after
     return course.failed
 
 

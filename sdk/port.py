@@ -271,6 +271,11 @@ class Port:
                 future.set_exception(self._ended())
         self._waiting.clear()
 
+    @property
+    def closed(self) -> bool:
+        """Every call raises ShutDown, or the kernel's Panic."""
+        return self._closed is not None
+
     def _ended(self) -> BaseException:
         reason = self._closed
         if isinstance(reason, Panic):

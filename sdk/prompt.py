@@ -31,7 +31,7 @@ from .agentfile import AgentFile
 from .context import Context
 from .fanout import fan_out
 from .toolcalls import Screen, calls_in, held_to, tools_prompt
-from .toolloop import ENOUGH, response, results_of, unwrapped
+from .toolloop import ENOUGH, response, results_of
 
 if TYPE_CHECKING:
     from .process import Process
@@ -88,7 +88,7 @@ async def interpret(me: Process, state: State) -> None:
     """Run a prompt program from wherever its state says it is, to its end."""
     agent = state.agent
     if agent.each is not None:
-        if failed := await unwrapped(fan_out(me, state)):
+        if failed := await fan_out(me, state):
             raise SystemExit(f"{failed} of the lines failed")
         return
     tools = await _tools(me, agent)
@@ -202,7 +202,7 @@ async def _reply(me: Process, context: Context, state: State, tools: list[ToolIn
         info = await context.info()
         if state.asked and info.messages == state.asked_at:
             hands = _Heard(builtin.Hands(me))
-            messages = await unwrapped(results_of(hands, calls_in(state.asked, names)))
+            messages = await results_of(hands, calls_in(state.asked, names))
             if state.agent.direct and hands.given is not None:
                 await context.append(messages=messages)
                 state.asked = ""

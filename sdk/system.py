@@ -74,6 +74,11 @@ class System(Talk, ToolCalls):
         self.daemon: Welcome | None = None
         """What a daemon said of itself when one connected; None in a system of one's own."""
 
+    @property
+    def lost(self) -> bool:
+        """The daemon has gone, or the connection to it: every call raises ShutDown, and there is nothing but to connect again."""
+        return self._port.closed
+
     # --- processes
 
     async def spawn(

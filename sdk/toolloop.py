@@ -10,20 +10,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 
 from llmos.syscalls.abi import BadFormat, InvalidArgument, NotFound, NotPermitted, Reply, ToolInfo, TooLong, ToolResult, TryAgain
 
 from .toolcalls import Screen, Wanted, calls_in, held_to
+from .unwrapped import unwrapped
 
 if TYPE_CHECKING:
     from .context import Context
 
 ROUNDS = 8
 """Replies that may ask for tools, of one answer."""
-T = TypeVar("T")
 TOLD = (BadFormat, InvalidArgument, NotFound, NotPermitted, TooLong, TryAgain)
 """Faults of a call that its model may do better about."""
 ENOUGH = "No more calls can be made. Answer now, in plain words."
@@ -42,9 +42,10 @@ async def results_of(caller: Caller, calls: Sequence[Wanted]) -> list[dict[str, 
     async def one(number: int, wanted: Wanted) -> None:
         said[number] = await _result(caller, wanted)
 
-    async with anyio.create_task_group() as tasks:
-        for number, wanted in enumerate(calls):
-            tasks.start_soon(one, number, wanted)
+    with unwrapped():
+        async with anyio.create_task_group() as tasks:
+            for number, wanted in enumerate(calls):
+                tasks.start_soon(one, number, wanted)
     return [{"role": "user", "content": "\n".join(said)}]
 
 
@@ -63,17 +64,6 @@ def response(name: str, text: str, *, is_error: bool) -> str:
     about = json.dumps({"name": name, "error": True} if is_error else {"name": name})
     inner = text.replace("</tool_response", "<\\/tool_response").replace("<tool_response", "<\\tool_response")
     return f"<tool_response>\n{about}\n{inner}\n</tool_response>"
-
-
-async def unwrapped(calls: Awaitable[T]) -> T:
-    """Without the group that a task group makes of one fault."""
-    try:
-        return await calls
-    except BaseExceptionGroup as group:
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        raise error from None
 
 
 async def answer(
@@ -101,7 +91,7 @@ async def answer(
         calls = calls_in(reply.text, names)
         if not calls or number == rounds or reply.reason not in ("stop", "length"):
             break
-        messages = await unwrapped(results_of(caller, calls))
+        messages = await results_of(caller, calls)
         if number == rounds - 1:
             messages[-1]["content"] += f"\n{ENOUGH}"
         arguments = {**kept, "messages": messages}

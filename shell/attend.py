@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import anyio
 
 from llmos import Fault
+from llmos.sdk.unwrapped import unwrapped
 
 from .jobs import CLOSED, Job
 from .streams import Closed, NotText, Sink, Source
@@ -49,7 +50,7 @@ class _Course:
 async def attend(job: Job, start: Start, stdin: Source | None, stdout: Sink, stderr: Sink, register: Register) -> int:
     """Start a process for `job`, see it through, and return its status. Without `stdin` its input is at its end.
 
-    Raises NotText or OSError if a stream of the host fails; the process is killed then.
+    Raises NotText or OSError if a stream of the host fails; the process is killed then. Raises ShutDown if the system goes.
     """
     with anyio.CancelScope(shield=True):  # between its start and our knowing of it nothing may come
         child = await start()
@@ -59,14 +60,8 @@ async def attend(job: Job, start: Start, stdin: Source | None, stdout: Sink, std
     course = _Course()
     exit_: Exit | None = None
     try:
-        async with anyio.create_task_group() as feeding:
-            feeding.start_soon(_feed, child, stdin, course)
-            async with anyio.create_task_group() as draining:
-                draining.start_soon(_drain, child, child.stdout, stdout, course)
-                draining.start_soon(_drain, child, child.stderr, stderr, course)
-            await register.ending(child.pid)
-            exit_ = await child.wait()
-            feeding.cancel_scope.cancel()
+        with unwrapped():
+            exit_ = await _through(child, stdin, stdout, stderr, register, course)
     finally:
         if exit_ is None:
             with anyio.CancelScope(shield=True):
@@ -77,6 +72,18 @@ async def attend(job: Job, start: Start, stdin: Source | None, stdout: Sink, std
     if course.problems:
         raise course.problems[0]
     return status
+
+
+async def _through(child: Child, stdin: Source | None, stdout: Sink, stderr: Sink, register: Register, course: _Course) -> Exit:
+    async with anyio.create_task_group() as feeding:
+        feeding.start_soon(_feed, child, stdin, course)
+        async with anyio.create_task_group() as draining:
+            draining.start_soon(_drain, child, child.stdout, stdout, course)
+            draining.start_soon(_drain, child, child.stderr, stderr, course)
+        await register.ending(child.pid)
+        exit_ = await child.wait()
+        feeding.cancel_scope.cancel()
+    return exit_
 
 
 async def _feed(child: Child, source: Source | None, course: _Course) -> None:

@@ -82,7 +82,11 @@ class Chat:
 
     async def _watch(self, child: Child) -> None:
         """Take the agent's end whenever it comes, so that no zombie stays, and start anew with the next question."""
-        ended = await child.wait()
-        self._shell.ended(child.pid, ended.status)
-        if self._child is child:
-            self._child = None
+        try:
+            ended = await child.wait()
+            self._shell.ended(child.pid, ended.status)
+        except Fault:  # the system has gone, and the agent with it
+            pass
+        finally:
+            if self._child is child:
+                self._child = None

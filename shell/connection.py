@@ -1,7 +1,8 @@
 """The system under the shell: reached when it is first needed, in the background, and left with the shell.
 
 Owns the one System. Whoever asks for it waits until it is there, or gets the fault that stopped it; the next who asks
-makes it try again. Knows nothing of models and devices: it is given a function that boots.
+makes it try again. One that is lost stays, and its calls say so, until somebody leaves it. Knows nothing of models and
+devices: it is given a function that boots.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ class Connection:
         self._settled = anyio.Event()
         self._loaded = anyio.Event()
         self._stop = anyio.Event()
+        self._over = anyio.Event()
+        """The system that is served is to be left."""
         self._booting = anyio.CancelScope()
         self._began = 0.0
 
@@ -45,6 +48,17 @@ class Connection:
     def ready(self) -> System | None:
         """The system, if it runs already."""
         return self._system
+
+    @property
+    def lost(self) -> bool:
+        """The daemon has gone, and with it everything that ran there."""
+        return self._system is not None and self._system.lost
+
+    def leave(self) -> None:
+        """Give up a system that is lost: whoever asks next connects to the daemon that runs by then."""
+        self._system = None
+        self._wake = anyio.Event()
+        self._over.set()
 
     @property
     def fault(self) -> Fault | None:
@@ -98,6 +112,7 @@ class Connection:
 
     async def _serve(self) -> None:
         booting = await anyio.to_thread.run_sync(self._boot)  # it imports half of llmos, while the prompt is there already
+        self._over = anyio.Event()
         async with booting as system:
             self._system = system
             self._settled.set()
@@ -108,9 +123,11 @@ class Connection:
                     self._loaded.set()
                 if self.beside is not None:
                     tasks.start_soon(self.beside, system)
-                await self._stop.wait()
+                if not self._stop.is_set():
+                    await self._over.wait()
                 tasks.cancel_scope.cancel()
-            self._system = None
+            if self._system is system:
+                self._system = None
 
     async def _load(self, system: System) -> None:
         """A context cannot be opened before its model is loaded: that is how to wait for it."""
@@ -125,6 +142,7 @@ class Connection:
     def stop(self) -> None:
         """Shut down, or break off the boot: `run` returns when the system is down."""
         self._stop.set()
+        self._over.set()
         self._wake.set()
         if not self._settled.is_set():
             self._booting.cancel()

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 
 import anyio
 
+from llmos.sdk.unwrapped import unwrapped
+
 from .jobs import Job
 from .streams import Closed, FileSink, FileSource, NotText, Sink, Source
 from .terminal import ErrorSink, Terminal, TerminalSink
@@ -132,17 +134,18 @@ async def run_host(words: list[str], environment: dict[str, str], ends: Ends, jo
     problems: list[NotText | OSError] = []
     status = 1
     try:
-        async with anyio.create_task_group() as feeding:
-            if process.stdin is not None:
-                feeding.start_soon(_feed, os.dup(process.stdin.fileno()), ends.stdin, command, problems)
-                process.stdin.close()
-            async with anyio.create_task_group() as draining:
-                for pipe, sink in ((process.stdout, ends.stdout), (process.stderr, ends.stderr)):
-                    if pipe is not None:
-                        draining.start_soon(_drain, os.dup(pipe.fileno()), sink, command, problems)
-                        pipe.close()
-                status = await _ended(command, job)
-            feeding.cancel_scope.cancel()
+        with unwrapped():
+            async with anyio.create_task_group() as feeding:
+                if process.stdin is not None:
+                    feeding.start_soon(_feed, os.dup(process.stdin.fileno()), ends.stdin, command, problems)
+                    process.stdin.close()
+                async with anyio.create_task_group() as draining:
+                    for pipe, sink in ((process.stdout, ends.stdout), (process.stderr, ends.stderr)):
+                        if pipe is not None:
+                            draining.start_soon(_drain, os.dup(pipe.fileno()), sink, command, problems)
+                            pipe.close()
+                    status = await _ended(command, job)
+                feeding.cancel_scope.cancel()
     finally:
         with anyio.CancelScope(shield=True):
             while not command.ended:

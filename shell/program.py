@@ -20,6 +20,7 @@ import anyio
 import anyio.to_thread
 
 import llmos
+from llmos.sdk.unwrapped import unwrapped
 from llmos.services.init.place import daemon_pid, home_of
 
 from .daemon import ensure
@@ -61,18 +62,26 @@ async def _run(found: argparse.Namespace) -> int:
             return 0
         _say(found, {"pid": child.pid}, "")
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, _Interrupt(child))
-        async with anyio.create_task_group() as tasks:
-            for reader, descriptor in ((child.stdout, 1), (child.stderr, 2)):
-                if reader is not None:
-                    tasks.start_soon(_pass_on, reader, 2 if found.json else descriptor)
-            feeding = asyncio.ensure_future(_feed(child))
-            done = await child.wait()
-            feeding.cancel()
+        with unwrapped():
+            done = await _attend(child, 2 if found.json else 1)
         value = done.value if _is_json(done.value) else repr(done.value)
         _say(found, {"pid": done.pid, "status": done.status, "value": value, "error": done.error}, "")
         if done.error and not found.json:
             complain("llmos: run", done.error.rstrip())
         return done.status
+
+
+async def _attend(child: llmos.Child, stdout: int) -> llmos.Exit:
+    async with anyio.create_task_group() as tasks:
+        for reader, descriptor in ((child.stdout, stdout), (child.stderr, 2)):
+            if reader is not None:
+                tasks.start_soon(_pass_on, reader, descriptor)
+        feeding = asyncio.ensure_future(_feed(child))
+        try:
+            done = await child.wait()
+        finally:
+            feeding.cancel()
+    return done
 
 
 class _Interrupt:

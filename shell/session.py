@@ -282,7 +282,12 @@ class Shell:
     # --- what commands ask ----------------------------------------------------------------------------------------
 
     async def system(self) -> System:
-        """The running system, waited for under a progress line."""
+        """The running system, waited for under a progress line. A person whose daemon has gone gets the next one."""
+        if self.interactive and self.connection.lost:
+            await self.note_at_once("llmsh: the daemon of this shell has gone, and what ran there with it: connecting again")
+            self.connection.leave()
+            self.statuses.clear()
+            self.explanations.clear()
         if (ready := self.connection.ready) is not None:
             return ready
         async with self.terminal.progress(self.connection.label):

@@ -15,6 +15,8 @@ from typing import Protocol
 
 import anyio
 
+from llmos.sdk.unwrapped import unwrapped
+
 from .streams import FileSink
 
 Above = Callable[[Callable[[], None]], Awaitable[None]]
@@ -118,12 +120,13 @@ class Terminal:
         if not self.err_is_tty or self.above is not None:
             yield
             return
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._show_progress, label)
-            try:
-                yield
-            finally:
-                tasks.cancel_scope.cancel()
+        with unwrapped():
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._show_progress, label)
+                try:
+                    yield
+                finally:
+                    tasks.cancel_scope.cancel()
 
     async def _show_progress(self, label: Callable[[], str]) -> None:
         await anyio.sleep(PROGRESS_DELAY)

@@ -18,6 +18,7 @@ from prompt_toolkit.layout import Layout, Window
 from prompt_toolkit.layout.controls import FormattedTextControl
 
 from llmos import Fault
+from llmos.sdk.unwrapped import unwrapped
 
 from .board import Board, Order
 from .builtins.call import Usage, nice_value
@@ -74,24 +75,17 @@ async def show(system: System, terminal: Terminal, board: Board, every: float) -
 
     terminal.above = wait_for_the_end
     try:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(follow)
-            await app.run_async(handle_sigint=False)
-            tasks.cancel_scope.cancel()
-    except* Fault as group:
-        raise _first(group) from None
+        with unwrapped():
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(follow)
+                await app.run_async(handle_sigint=False)
+                tasks.cancel_scope.cancel()
     finally:
         if app.is_running:
             app.exit()
         terminal.above = None
         over.set()
         terminal.at_line_start = True
-
-
-def _first(group: BaseExceptionGroup[Fault]) -> Fault:
-    """The fault that the group is about."""
-    found = group.exceptions[0]
-    return _first(found) if isinstance(found, BaseExceptionGroup) else found
 
 
 async def _do(system: System, order: Order) -> str:

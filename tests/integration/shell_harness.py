@@ -11,7 +11,7 @@ from pathlib import Path
 
 import llmos
 from llmos.shell.chat import Chat
-from llmos.shell.connection import Connection
+from llmos.shell.connection import Boot, Connection
 from llmos.shell.runner import Runner
 from llmos.shell.session import Shell
 from llmos.shell.terminal import Terminal
@@ -29,9 +29,9 @@ class Ran:
 class ShellUnderTest:
     """A shell whose outputs are files."""
 
-    def __init__(self, home: Path, *, interactive: bool = False) -> None:
+    def __init__(self, home: Path, *, interactive: bool = False, boot: Boot | None = None) -> None:
         self._files = [os.open(home / name, os.O_RDWR | os.O_CREAT | os.O_APPEND) for name in ("stdout", "stderr")]
-        connection = Connection(partial(llmos.boot, "dummy", home=home, device="dummy", seed=1), "dummy")
+        connection = Connection(boot or partial(llmos.boot, "dummy", home=home, device="dummy", seed=1), "dummy")
         self.shell = Shell(Terminal(*self._files), connection, home, variables={"HOME": str(home)}, interactive=interactive)
         self.runner = Runner(self.shell, Chat(self.shell))
 
@@ -50,12 +50,12 @@ class ShellUnderTest:
 
 
 @asynccontextmanager
-async def shell_in(home: Path, *, interactive: bool = False) -> AsyncIterator[ShellUnderTest]:
+async def shell_in(home: Path, *, interactive: bool = False, boot: Boot | None = None) -> AsyncIterator[ShellUnderTest]:
     """A running shell with `home` as its home and `home/work` as the current directory."""
     before = Path.cwd()
     (home / "work").mkdir()
     os.chdir(home / "work")
-    under_test = ShellUnderTest(home, interactive=interactive)
+    under_test = ShellUnderTest(home, interactive=interactive, boot=boot)
     try:
         async with under_test.shell.running():
             yield under_test

@@ -179,3 +179,20 @@ def test_sync_connects_too(run: Commands) -> None:
         assert child.wait().status == 0
     with pytest.raises(llmos.NotFound), llmos.sync.connect(home=run.home / "elsewhere"):
         pass
+
+
+def test_who_runs_a_program_when_the_daemon_goes_hears_it_in_a_line(run: Commands) -> None:
+    (run.home / "long.py").write_text("import asyncio\n\nasync def main(me):\n    await me.print('here')\n    await asyncio.sleep(60)\n")
+    up(run)
+    words = [sys.executable, "-m", "llmos", "run", str(run.home / "long.py:main")]
+    with subprocess.Popen(
+        words, env=run.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "here\n"
+        assert run("down").returncode == 0
+        _, said = program.communicate(timeout=20)
+    assert program.returncode == 1
+    assert said.startswith("llmos: run: the daemon at ")
+    assert said.endswith("[ESHUTDOWN]\n")
+    assert said.count("\n") == 1
