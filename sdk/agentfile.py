@@ -70,7 +70,7 @@ class AgentFile:
     call: bool = False
     """Whether the first reply of a turn is held to a call of a tool."""
     direct: bool = False
-    """Whether what the tools give, unless it is an error, is the reply itself."""
+    """Whether what the tools give is the reply itself. An error goes to the model while `rounds` are left; the turn fails with the last."""
     capabilities: tuple[str, ...] | None = None
     """None: those of every child."""
     examples: tuple[tuple[str, ...], ...] = ()

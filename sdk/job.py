@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ from typing import Any
 from llmos.syscalls.abi import InvalidArgument, param
 
 from .agentfile import AgentFile
-from .arguments import listed, words_of
+from .arguments import words_of
+
+_TO_SPAWN = ("proc:spawn", "pipe:*")
 
 
 def job_of(program: str | AgentFile, args: tuple[Any, ...], folders: tuple[Path, ...]) -> dict[str, Any]:
@@ -38,11 +40,23 @@ def job_of(program: str | AgentFile, args: tuple[Any, ...], folders: tuple[Path,
     }
 
 
-def granted(capabilities: Iterable[str] | None, agent: AgentFile | None) -> list[str] | None:
-    """What a child is to hold, as its spawner says, or else as its file says; None if neither does."""
-    if capabilities is None:
-        return None if agent is None or agent.capabilities is None else list(agent.capabilities)
-    return listed(capabilities, "capabilities")
+async def rights(program: Any, find: Callable[[str], Awaitable[Any]]) -> tuple[list[str] | None, set[str]]:
+    """Capabilities and tools of an agent, as its file says; None if it says nothing of capabilities.
+
+    One that puts lines to another (`each`) must hold what that one is to hold, to give it. Raises what `find` raises.
+    """
+    capabilities: list[str] | None = None
+    tools: set[str] = set()
+    chain: list[str] = []
+    while isinstance(program, AgentFile):
+        tools.update(program.offered)
+        if capabilities is None and program.capabilities is not None:
+            capabilities = list(dict.fromkeys([*program.capabilities, *(_TO_SPAWN if chain else ())]))
+        if program.each is None or program.each in chain:
+            break
+        chain.append(program.each)
+        program = await find(program.each)
+    return capabilities, tools
 
 
 def demand_bound(value: Any, what: str) -> None:

@@ -31,7 +31,7 @@ from .agentfile import AgentFile
 from .context import Context
 from .fanout import fan_out
 from .toolcalls import Screen, calls_in, held_to, tools_prompt
-from .toolloop import ENOUGH, response, results_of
+from .toolloop import ENOUGH, TOLD, response, results_of
 
 if TYPE_CHECKING:
     from .process import Process
@@ -65,6 +65,8 @@ class State:
     text: str = ""
     """This turn's input."""
     turns: int = 0
+    failed: int = 0
+    """Turns whose reply was to be what a tool gives, and the tool failed."""
     rounds: int = 0
     """Replies of this turn that asked for tools."""
     asked: str = ""
@@ -120,6 +122,8 @@ async def interpret(me: Process, state: State) -> None:
             once = agent.input != "line" or (agent.max_turns is not None and state.turns >= agent.max_turns)
             state.stage = Stage.END if once else Stage.READ
             await me.write(agent.separator)  # after the turn is over in the state: a twin made now does not write it again
+    if state.failed:
+        raise SystemExit(1)  # each has been told
 
 
 def _turns(agent: AgentFile, example: Sequence[str]) -> list[dict[str, str]]:
@@ -197,18 +201,25 @@ async def _reply(me: Process, context: Context, state: State, tools: list[ToolIn
     if state.agent.output_schema is not None:
         await _form(me, context, state, state.agent.output_schema)
         return
+    wrong: str | None = None
     while True:
         more: dict[str, Any] = {}
         info = await context.info()
         if state.asked and info.messages == state.asked_at:
-            hands = _Heard(builtin.Hands(me))
-            messages = await results_of(hands, calls_in(state.asked, names))
-            if state.agent.direct and hands.given is not None:
+            calls = calls_in(state.asked, names)
+            hands = _Heard(builtin.Hands(me), next((f"{each.name or 'a call'}: {each.wrong}" for each in calls if each.wrong), None))
+            messages = await results_of(hands, calls)
+            over = state.rounds == state.agent.rounds
+            if state.agent.direct and (over or hands.wrong is None):
                 await context.append(messages=messages)
                 state.asked = ""
-                await me.write(hands.given)
+                if hands.wrong is None:
+                    await me.write("\n".join(hands.given))
+                else:
+                    await _fail(me, state, hands.wrong)
                 return
-            if state.rounds == state.agent.rounds:
+            wrong = hands.wrong
+            if over:
                 messages[-1]["content"] += f"\n{ENOUGH}"
             more = {"messages": messages}
         if state.agent.call and tools and not more and not state.asked:
@@ -217,23 +228,36 @@ async def _reply(me: Process, context: Context, state: State, tools: list[ToolIn
             text = await _generate(me, context, state, tools, more)
         state.asked = ""
         if not calls_in(text, names) or state.rounds >= state.agent.rounds:
+            if state.agent.direct and wrong is not None:
+                await _fail(me, state, wrong)  # whatever the model says of it
             return
         state.asked, state.asked_at, state.rounds = text, (await context.info()).messages, state.rounds + 1
 
 
-class _Heard:
-    """Calls tools, and keeps what they gave as text; None if one of them failed."""
+async def _fail(me: Process, state: State, why: str) -> None:
+    """A turn is over without what a tool was to give."""
+    state.failed += 1
+    await me.stderr.write(f"{why}\n")
 
-    def __init__(self, hands: builtin.Hands) -> None:
+
+class _Heard:
+    """Calls tools, and keeps what they gave as text, and which failed first and why."""
+
+    def __init__(self, hands: builtin.Hands, wrong: str | None) -> None:
         self._hands = hands
-        self.given: str | None = ""
+        self.given: list[str] = []
+        self.wrong = wrong
 
     async def call_tool(self, name: str, arguments: Mapping[str, Any] | str | None = None, /) -> ToolResult:
-        result = await self._hands.call_tool(name, arguments)
+        try:
+            result = await self._hands.call_tool(name, arguments)
+        except TOLD as fault:
+            self.wrong = self.wrong or f"{name}: {fault.args[0]}"
+            raise
         if result.is_error:
-            self.given = None
-        elif self.given is not None:
-            self.given += ("\n" if self.given else "") + result.text
+            self.wrong = self.wrong or f"{name}: {result.text}"
+        else:
+            self.given.append(result.text)
         return result
 
 

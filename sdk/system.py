@@ -42,7 +42,7 @@ from .arguments import demand_name, encoded, limits_of, listed, words_of
 from .child import Child, Exit, exit_of, signal_name
 from .context import Context
 from .files import Files
-from .job import demand_bound, granted, job_of
+from .job import demand_bound, job_of, rights
 from .offer import ToolCalls
 from .port import Port, ignore
 from .program import Attached, Programs
@@ -119,13 +119,14 @@ class System(Talk, ToolCalls):
         ends = ends_of(stdin, stdout, stderr)
         demand_name(model, "model")
         given = None if agent is None else words_of(args)
+        of_file, of_tools = await rights(resolved, self._resolve)
         if limits is None:
             limits = agent.limits if agent is not None else Limits()
         arguments = {
             "name": _name(resolved) if name is None else name,
             "limits": limits_of(limits),
-            "capabilities": granted(capabilities, agent),
-            "tools": sorted({*listed(tools, "tools"), *(() if agent is None else agent.offered)}),
+            "capabilities": of_file if capabilities is None else listed(capabilities, "capabilities"),
+            "tools": sorted({*listed(tools, "tools"), *of_tools}),
             **{key: end.pipe for key, end in ends.items()},
         }
         streams = await self._spawn(agent, nice, cls, arguments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -12,9 +13,11 @@ import llmos
 from llmos.sdk.builtin import MAX_SHOWN, Hands
 from llmos.sdk.context import Context
 
+from .test_sdk_map import ended
 from .test_tool_loop import Script, call
 
 pytestmark = pytest.mark.anyio
+DIVIDED = "llmos.calculate: this divides by zero"
 
 
 @pytest.fixture
@@ -152,5 +155,19 @@ async def test_a_direct_agent_says_what_its_tool_gives(system: llmos.System, scr
     assert await child.stdout.read() == "391\n"
     assert len(script.asked) == 1
     script.replies = [call("llmos.calculate", '{"expression": "1 / 0"}'), "It cannot be done."]
-    child = await system.spawn(agent, "What is 1 / 0?")
-    assert await child.stdout.read() == "It cannot be done.\n"  # an error is the model's to speak of
+    assert await ended(await system.spawn(agent, "What is 1 / 0?")) == ("It cannot be done.\n", f"{DIVIDED}\n", 1)
+    script.replies = [call("llmos.calculate", '{"expression": "1 / 0"}'), call("llmos.calculate", '{"expression": "1 / 1"}')]
+    assert await ended(await system.spawn(agent, "What is 1 / 1?")) == ("1\n", "", 0)  # it did better
+
+
+async def test_a_direct_agent_without_rounds_left_fails_with_what_its_tool_said(system: llmos.System, script: Script) -> None:
+    agent = llmos.AgentFile("sums", tools=("llmos.calculate",), call=True, direct=True, rounds=1)
+    script.replies = [call("llmos.calculate", '{"expression": "1 / 0"}')]
+    assert await ended(await system.spawn(agent, "What is 1 / 0?")) == ("\n", f"{DIVIDED}\n", 1)
+    script.replies = [call("llmos.calculate", '{"expression": 1')]
+    out, errors, status = await ended(await system.spawn(agent, "What is 1?"))
+    assert (out, status) == ("\n", 1)
+    assert errors.startswith("a call: what is in <tool_call> is no JSON")
+    by_line = replace(agent, input="line")
+    script.replies = [call("llmos.calculate", json.dumps({"expression": each})) for each in ("2 / 0", "2 / 1")]
+    assert await ended(await system.spawn(by_line, stdin="a\nb\n")) == ("\n2\n", f"{DIVIDED}\n", 1), "the next turn runs"

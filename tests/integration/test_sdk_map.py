@@ -139,6 +139,43 @@ async def test_a_child_that_writes_many_lines_gives_one(boot: Boot, tmp_path: Pa
         assert [line.endswith("more and more") for line in out.removesuffix("\n").split("\n")] == [True] * 3
 
 
+FOLDER = """
+tools = ["llmos.read_file", "web.search"]
+capabilities = ["llm:*", "file:r:/home/*"]
+"""
+
+
+async def test_agents_with_tools_and_capabilities_of_their_own_are_mapped(boot: Boot, tmp_path: Path) -> None:
+    """What does the mapping holds what they are to hold, and not more: it used to lack it, and every line failed."""
+    (tmp_path / "agents").mkdir()
+    (tmp_path / "agents" / "reader.toml").write_text(ECHO.replace("[sampling]", FOLDER + "[sampling]"))
+    (tmp_path / "agents" / "each.toml").write_text('each = "reader"')
+    (tmp_path / "agents" / "twice.toml").write_text('each = "each"')
+    (tmp_path / "agents" / "narrow.toml").write_text('each = "reader"\ncapabilities = ["llm:*", "proc:spawn", "pipe:*"]')
+    async with boot() as system:
+
+        async def search() -> str:
+            return "nothing"
+
+        async with system.offer(llmos.Tool.of(search, name="web.search")):
+            by_name = replace(await system.agent("map"), each="reader")
+            for program in (by_name, "each", "twice"):
+                child = await system.spawn(program, stdin="one\ntwo")
+                held = (await system.files.read_text(f"/proc/{child.pid}/capabilities")).split()
+                assert set(held) == {"llm:*", "file:r:/home/*", "proc:spawn", "pipe:*", "tool:web.search"}
+                out, errors, status = await ended(child)
+                assert (out.count("\n"), errors, status) == (2, "", 0)
+            out, errors, status = await ended(await system.spawn("narrow", stdin="one"))
+            assert status == 1
+            assert "cannot give 'file:r:/home/*' to a child" in errors
+            with pytest.raises(llmos.NotFound, match="there is no agent 'nobody'"):
+                await system.spawn(replace(by_name, each="nobody"))
+            (tmp_path / "agents" / "a.toml").write_text('each = "b"')
+            (tmp_path / "agents" / "b.toml").write_text('each = "a"')
+            _, errors, status = await ended(await system.spawn("a", stdin="one", limits=llmos.Limits(children=4)))
+            assert status == 1
+
+
 @pytest.mark.usefixtures("echo")
 async def test_one_that_fails_leaves_the_others(boot: Boot) -> None:
     async with boot() as system:
@@ -148,9 +185,8 @@ async def test_one_that_fails_leaves_the_others(boot: Boot) -> None:
         assert "8192" in errors
         assert "1 of the lines failed" in errors
         assert status == 1
-        out, errors, status = await ended(await system.spawn(mapping("nobody"), stdin="a\nb\n"))
-        assert (out, status) == ("\n\n", 1)
-        assert "line 2: there is no agent 'nobody'" in errors
+        with pytest.raises(llmos.NotFound, match="there is no agent 'nobody'"):
+            await system.spawn(mapping("nobody"), stdin="a\nb\n")
 
 
 @pytest.mark.usefixtures("echo")
