@@ -38,6 +38,8 @@ class ProcessView:
     """Exit status of a zombie."""
     cost: float = 0.0
     """Money spent, of this process and below."""
+    own_tokens: int = 0
+    """Of `tokens`, those of this process itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +162,7 @@ def view_process(process: Process, contexts: list[Context], now: float) -> Proce
         started=process.started,
         status=process.status if process.phase is Phase.ZOMBIE else None,
         cost=process.usage.tree_cost,
+        own_tokens=process.usage.own_tokens,
     )
 
 

@@ -169,8 +169,10 @@ class Programs:
     def _end(self, attached: Attached, status: int, reason: str, value: bytes) -> None:
         """Tell the kernel. Not waited for: a program that is over must not hold up the end of its loop."""
         if reason and status != STATUSES[Interrupted]:  # who sent TERM knows; what ends by it has nothing to say of it
-            line = f"{attached.name} (pid {attached.pid}): {reason.rstrip().rpartition(chr(10))[2]}\n"
-            for data in (b"", line.encode()[:4096]):  # a signal that is pending takes the place of one call: not of the line
+            # All of a traceback where the OS process is the program's own: whoever ran it may be gone by now.
+            said = reason.rstrip() if attached.alone else reason.rstrip().rpartition("\n")[2]
+            line = f"{attached.name} (pid {attached.pid}): {said}\n"
+            for data in (b"", line.encode()[:65_536]):  # a signal that is pending takes the place of one call: not of the line
                 _, slot = self._port.request(attached.pid, "write", {"pipe": attached.stderr, "data": data})
                 slot.future.add_done_callback(ignore)
         arguments = {"status": status, "reason": reason[-param.MAX_REASON :]}

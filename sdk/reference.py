@@ -1,7 +1,7 @@
 """References: "module:function" and "/path/file.py:function", found and imported.
 
-What is not there is NotFound and names what is nearest; what raises while it is imported is BadFormat with its traceback's last
-line. Importing runs the module's code: whoever calls this chooses the OS process in which that happens.
+What is not there is NotFound and names what is nearest; what raises while it is imported is BadFormat with the file, the line and what it
+was. Importing runs the module's code: whoever calls this chooses the OS process in which that happens.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 
 from llmos.syscalls.abi import BadFormat, InvalidArgument, NotFound
 
+_OF_THE_IMPORT = ("<frozen ", __file__, importlib.__file__)
 Function = Callable[..., Awaitable[Any]]
 
 
@@ -37,26 +38,39 @@ def function_of(reference: str) -> Function:
     """The async function that a reference names. Raises NotFound, BadFormat, InvalidArgument."""
     place, _, name = reference.rpartition(":")
     try:
+        if place.endswith(".py"):
+            Path(place).open("rb").close()
+    except (OSError, ValueError) as error:
+        raise NotFound(f"there is no program {reference!r}: {place} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    try:
         module = _file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
-        program = getattr(module, name)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise NotFound(f"there is no program {reference!r}: {error}{_nearest(place, name)}") from None
-    except OSError as error:
-        raise NotFound(f"there is no program {reference!r}: {place} cannot be read: {error.strerror or error}") from None
     except Exception as error:
-        raised = traceback.format_exception_only(error)[-1].strip()
-        raise BadFormat(f"there is no program {reference!r}: importing {place} raised {raised}") from error
+        if (line := _line_of(error)) is not None:
+            raised = traceback.format_exception_only(error)[-1].strip()
+            raise BadFormat(f"there is no program {reference!r}: {line} raised {raised}") from error
+        raise NotFound(f"there is no program {reference!r}: {error}{_nearest(place, name)}") from None
+    try:
+        program = getattr(module, name)
+    except AttributeError as error:
+        raise NotFound(f"there is no program {reference!r}: {error}{_nearest(place, name)}") from None
     if not is_async(program):
         raise InvalidArgument(f"{reference} is not a program: it is not an async function")
     return program  # type: ignore[no-any-return]
 
 
+def _line_of(error: Exception) -> str | None:
+    """Where the code of a module raised this, or is no code; None if no code of it has run."""
+    if isinstance(error, SyntaxError) and error.filename is not None:
+        return f"{error.filename}, line {error.lineno},"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_OF_THE_IMPORT)]
+    return f"{frames[-1].filename}, line {frames[-1].lineno}," if frames else None
+
+
 def _file(path: Path) -> ModuleType:
-    """A module from a file; what lies beside it can be imported, as if the file had been run. Raises OSError, ImportError."""
+    """A module from a file; what lies beside it can be imported, as if the file had been run. Raises ImportError, and what it raises."""
     known = sys.modules.get(path.stem)
     if known is not None and getattr(known, "__file__", None) == str(path):
         return known
-    path.open("rb").close()
     if (folder := str(path.resolve().parent)) not in sys.path:
         sys.path.insert(0, folder)
     spec = importlib.util.spec_from_file_location(path.stem, path)

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .family import own_tokens
 from .render import seconds
 from .terminal import ALL_VISIBLE
 
@@ -135,7 +134,7 @@ class Board:
 
     def take(self, processes: list[ProcessInfo], statistics: SystemStatistics, now: float) -> None:
         """A new sample. `now` in seconds, of any clock that does not go back."""
-        own = own_tokens(processes)
+        own = {each.pid: each.own_tokens for each in processes}
         rates: dict[int, float] = {}
         for each in processes:
             before = self._tokens.get(each.pid)

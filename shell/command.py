@@ -24,6 +24,8 @@ TO = (
     "which writes twice as fast and reads a prompt at half the rate; bf16: what a quantized file says, as plain numbers"
 )
 INTERRUPTED = 130
+UNREAD = 141
+"""As a program that SIGPIPE has ended."""
 ADD = "llmos models add big --url https://api.example.com/v1 --model big-2 --slots 8 --key-env BIG_KEY"
 MODELS = f"llmos models --json\n  {ADD}"
 
@@ -204,7 +206,8 @@ def _run_command(add: Callable[[str, Callable[[argparse.Namespace], int], str, s
     summary = "run a Python program in the background system, in an OS process of its own"
     command = add("run", run, summary, "llmos run tool.py:main notes.txt")
     command.add_argument("program", metavar="FILE.py:FUNCTION|MODULE:FUNCTION", help="an async function that is given its process")
-    command.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARG", help="what else it is given, as text")
+    words = command.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARG", help="what else it is given, as text")
+    words.required = False  # Python 3.11 asks for one of what may be none
     command.add_argument("--detach", action="store_true", help="leave it running, and say its pid and where its output is kept")
     command.add_argument("--json", action="store_true", help="say pid, and then status and value, as JSON; its output goes to stderr")
     command.add_argument("--name", help="what ps calls it (default: the function's name)")
@@ -262,10 +265,12 @@ def _run(found: argparse.Namespace) -> int:
     from llmos import Fault, InvalidArgument
 
     from .streams import describe
-    from .terminal import complain
+    from .terminal import abandon_closed_output, complain
 
     try:
         status: int = found.run(found)
+        if sys.stdout is not None:  # as it is when it was closed
+            sys.stdout.flush()
         return status
     except InvalidArgument as wrong:
         complain(f"llmos: {found.command}", wrong)
@@ -273,6 +278,9 @@ def _run(found: argparse.Namespace) -> int:
     except Fault as fault:
         complain(f"llmos: {found.command}", fault)
         return 1
+    except BrokenPipeError:  # whoever reads has read enough
+        abandon_closed_output()
+        return UNREAD
     except OSError as error:
         complain(f"llmos: {found.command}", describe(error))
         return 1

@@ -38,9 +38,3 @@ def branches(processes: Sequence[ProcessInfo]) -> list[tuple[str, ProcessInfo]]:
         for each in reversed(children):
             waiting.append((inner, "└─ " if each is children[-1] else "├─ ", each, depth + 1))
     return found
-
-
-def own_tokens(processes: Sequence[ProcessInfo]) -> dict[int, int]:
-    """Tokens of each process without those of its children that are there: `tokens` counts everything below it too."""
-    below = children_of(processes)
-    return {each.pid: each.tokens - sum(child.tokens for child in below.get(each.pid, [])) for each in processes}

@@ -302,7 +302,8 @@ class Interpreter:
 
     async def _report(self, stderr: Sink, name: str, message: str, status: int) -> int:
         try:
-            await stderr.write(f"llmsh: {name}: {message}\n" if name else f"llmsh: {message}\n")
+            said = message.removeprefix(f"{name}: ")  # a call of the same name says its own
+            await stderr.write(f"llmsh: {name}: {said}\n" if name else f"llmsh: {message}\n")
         except (Closed, OSError):
             pass  # there is nowhere to say it; the status says that it failed
         return status

@@ -187,6 +187,8 @@ class Jobs:
         self._jobs: dict[int, Job] = {}
         self._recent: list[int] = []
         """Numbers, the current job last."""
+        self.announced: dict[str, int] = {}
+        """`%1` -> status, of those that have left the table, until the number is given again."""
 
     def all(self) -> list[Job]:
         return [self._jobs[number] for number in sorted(self._jobs)]
@@ -201,11 +203,13 @@ class Jobs:
             number += 1
         job.number = number
         self._jobs[number] = job
+        self.announced.pop(f"%{number}", None)
         self._recent.append(number)
 
     def remove(self, job: Job) -> None:
         if self._jobs.get(job.number) is job:
             del self._jobs[job.number]
+            self.announced[f"%{job.number}"] = job.status
             self._recent.remove(job.number)
 
     def touch(self, job: Job) -> None:

@@ -63,25 +63,27 @@ async def _run(found: argparse.Namespace) -> int:
         _say(found, {"pid": child.pid}, "")
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, _Interrupt(child))
         with unwrapped():
-            done = await _attend(child, 2 if found.json else 1)
+            done, said = await _attend(child, 2 if found.json else 1)
         value = done.value if _is_json(done.value) else repr(done.value)
         _say(found, {"pid": done.pid, "status": done.status, "value": value, "error": done.error}, "")
-        if done.error and not found.json:
+        if done.error and not found.json and done.error.rstrip().encode(errors="replace") not in said:
             complain("llmos: run", done.error.rstrip())
         return done.status
 
 
-async def _attend(child: llmos.Child, stdout: int) -> llmos.Exit:
+async def _attend(child: llmos.Child, stdout: int) -> tuple[llmos.Exit, bytes]:
+    """See it through: its end, and the end of what it said on its standard error."""
+    said = bytearray()
     async with anyio.create_task_group() as tasks:
-        for reader, descriptor in ((child.stdout, stdout), (child.stderr, 2)):
+        for reader, descriptor, kept in ((child.stdout, stdout, bytearray()), (child.stderr, 2, said)):
             if reader is not None:
-                tasks.start_soon(_pass_on, reader, descriptor)
+                tasks.start_soon(_pass_on, reader, descriptor, kept)
         feeding = asyncio.ensure_future(_feed(child))
         try:
             done = await child.wait()
         finally:
             feeding.cancel()
-    return done
+    return done, bytes(said)
 
 
 class _Interrupt:
@@ -92,6 +94,8 @@ class _Interrupt:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __call__(self) -> None:
+        if self._signal == "TERM" and sys.stderr.isatty():
+            complain("llmos: run", f"asked pid {self._child.pid} to end, which it hears at its next call; Ctrl-C again ends it at once")
         task = asyncio.ensure_future(self._send(self._signal))
         self._tasks.add(task)
         self._signal = "KILL"
@@ -118,10 +122,12 @@ def _is_json(value: Any) -> bool:
     return True
 
 
-async def _pass_on(reader: llmos.Reader, descriptor: int) -> None:
-    """Until the end, or until nobody reads us any more: then the program's writes fail, as in any pipe."""
+async def _pass_on(reader: llmos.Reader, descriptor: int, kept: bytearray) -> None:
+    """Until the end, or until nobody reads us any more: then the program's writes fail, as in any pipe. The last of it is kept."""
     try:
         while data := await reader.read_bytes(PIECE):
+            kept += data
+            del kept[: -2 * PIECE]
             while data:
                 data = data[await anyio.to_thread.run_sync(os.write, descriptor, data) :]
     except (BrokenPipeError, llmos.BrokenPipe):

@@ -35,6 +35,7 @@ ENGLISH = frozenset({"what", "that", "many", "then"})
 
 _FIRST = re.compile(r"\s*(!\s+)*([^\s|&;<>()]*)")
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
+_FUNCTION = re.compile(r"\s*[A-Za-z_][A-Za-z0-9_]*\s*\(\)\s*\{")
 _CLAUSE = re.compile(r";\s*(do|then)\b")
 _SIGNS = re.compile(r"[-%+]?[0-9]+|-.*|[<>|&;]+.*|%.*|.*[/.][A-Za-z0-9]+|&")
 
@@ -51,7 +52,7 @@ def route(line: str, commands: Collection[str], aliases: Collection[str] = ()) -
     """What `line` is, and for a misspelt command the one that was likely meant."""
     found = _FIRST.match(line)
     first = found.group(2) if found else ""
-    if first in COMPOUND and _CLAUSE.search(line):
+    if (first in COMPOUND and _CLAUSE.search(line)) or _FUNCTION.match(line):
         return Kind.COMMAND, ""  # of another shell, which is said where it is parsed
     rest = line[found.end() :].split() if found else []
     if first in commands or first in aliases or first.startswith(("#", "!")) or _ASSIGNMENT.match(first) or not first:

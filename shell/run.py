@@ -33,7 +33,7 @@ from .parser import parse
 from .runner import USAGE, Runner
 from .session import Shell
 from .streams import Empty, FileSource, Source, describe
-from .terminal import Terminal, complain
+from .terminal import Terminal, abandon_closed_output, complain
 
 if TYPE_CHECKING:
     from llmos.services.init.settings import Settings
@@ -63,7 +63,7 @@ def run(options: Options) -> int:
     try:
         return anyio.run(_run, options, system)
     finally:
-        _abandon_closed_output()
+        abandon_closed_output()
 
 
 class _WrongUsage(Exception):
@@ -222,13 +222,3 @@ def _standard_input() -> Callable[[], Source]:
         return Empty
     source = FileSource(0, "standard input", owned=False)
     return lambda: source
-
-
-def _abandon_closed_output() -> None:
-    """If the reader of standard output is gone, nothing is left to flush, and nothing to complain of at exit."""
-    if sys.stdout is None:  # started with it closed
-        return
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

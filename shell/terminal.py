@@ -151,6 +151,16 @@ def complain(program: str, message: object) -> None:
     print(f"{program}: {message}".translate(VISIBLE), file=sys.stderr)
 
 
+def abandon_closed_output() -> None:
+    """If the reader of standard output is gone, nothing is left to flush, and nothing to complain of at exit."""
+    if sys.stdout is None:  # started with it closed
+        return
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
 def _print(fd: int, text: str) -> None:
     """Called between two drawings of the prompt, which has this thread to itself."""
     stream = sys.stdout if fd == sys.stdout.fileno() else sys.stderr

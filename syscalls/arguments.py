@@ -35,7 +35,7 @@ Capability: TypeAlias = Annotated[
     str, Field(min_length=1, max_length=param.MAX_CAPABILITY, pattern=r"^[^\x00-\x20\x7f]+$"), AfterValidator(_meant)
 ]
 Seconds: TypeAlias = Annotated[float, Field(ge=0, le=param.MAX_SECONDS)]
-ToolName: TypeAlias = Annotated[str, Field(min_length=1, max_length=param.MAX_TOOL_NAME, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
+ToolName: TypeAlias = Annotated[str, Field(min_length=1, max_length=param.MAX_TOOL_NAME, pattern=param.TOOL_NAME)]
 Nice: TypeAlias = Annotated[int, Field(ge=-20, le=19)]
 ClassName: TypeAlias = Literal["interactive", "normal", "batch", "idle"]
 SignalName: TypeAlias = Literal["INT", "KILL", "TERM", "CONT", "STOP"]

@@ -13,6 +13,8 @@ from pydantic_core import ErrorDetails
 
 from llmos.kernel.errno import Fault, InvalidArgument, TooLong
 
+from .param import PLACE, TOOL_NAME
+
 
 def _shown(value: Any) -> str:
     """A short form of a bad value."""
@@ -25,6 +27,12 @@ def _shown(value: Any) -> str:
     if isinstance(value, list | tuple | set | dict):
         return f"a {type(value).__name__} of {len(value)}"
     return f"a {type(value).__name__}"
+
+
+_PATTERNS = {
+    TOOL_NAME: "must be letters, digits, '_', '-' and '.', with neither of the last two first; only capabilities may end with '*'",
+    PLACE: "must begin with '/'",
+}
 
 
 def _bound(kind: str, context: dict[str, Any], message: str) -> str:
@@ -47,7 +55,7 @@ def _bound(kind: str, context: dict[str, Any], message: str) -> str:
     if kind == "missing":
         return "is missing"
     if kind == "string_pattern_mismatch":
-        return "must not contain control characters"
+        return _PATTERNS.get(context["pattern"], "must not contain control characters")
     if kind == "string_unicode":
         return "must be valid Unicode text"
     if kind == "value_error":

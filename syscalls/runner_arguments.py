@@ -9,7 +9,7 @@ from pydantic import Field
 from . import param
 from .arguments import Arguments, Handle, Model, Pid
 
-Place: TypeAlias = Annotated[str, Field(min_length=1, max_length=param.MAX_PLACE, pattern=r"^/[^\x00]*$")]
+Place: TypeAlias = Annotated[str, Field(min_length=1, max_length=param.MAX_PLACE, pattern=param.PLACE)]
 """An absolute path on the machine."""
 
 

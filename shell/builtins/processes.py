@@ -141,6 +141,9 @@ async def wait(call: Call) -> int:
     status = 0
     for word in words:
         job = shell.jobs.find(word)
+        if job is None and word in shell.jobs.announced:
+            status = shell.jobs.announced[word]
+            continue
         if job is None and word.startswith("%"):
             raise Refused(f"no job {word}: see jobs", 127)
         if job is not None:
@@ -201,6 +204,11 @@ The copy goes on from where the original is, as a job in the background. At a te
 it the keyboard, and Ctrl-D there ends it; in a script its input is at its end.""",
     ),
     Builtin(
-        "wait", "wait [PID|%JOB]...", "wait until processes end; the status is that of the last one", ("wait", "wait 7 ; echo $?"), wait
+        "wait",
+        "wait [PID|%JOB]...",
+        "wait until processes end; the status is that of the last one",
+        ("wait", "wait 7 ; echo $?"),
+        wait,
+        "A job whose end was announced at the prompt has left the table; its status can be had until its number is given again.",
     ),
 )

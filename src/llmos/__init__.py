@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from llmos import sync as sync
     from llmos.kernel.device import Logprobs as Logprobs
     from llmos.kernel.errno import (
         AlreadyExists as AlreadyExists,
@@ -55,7 +56,6 @@ if TYPE_CHECKING:
     from llmos.sdk.system import System as System
     from llmos.sdk.tool import Tool as Tool
     from llmos.sdk.toolcalls import tools_prompt as tools_prompt
-    from llmos.services.init import sync as sync
     from llmos.services.init.boot import boot as boot
     from llmos.services.init.connect import connect as connect
     from llmos.syscalls.abi import ProcessInfo as ProcessInfo
@@ -105,7 +105,7 @@ _WHERE: dict[str, tuple[str, str]] = {
     "boot": ("llmos.services.init.boot", "boot"),
     "connect": ("llmos.services.init.connect", "connect"),
     "tools_prompt": ("llmos.sdk.toolcalls", "tools_prompt"),
-    "sync": ("llmos.services.init.sync", ""),
+    "sync": ("llmos.sync", ""),
 }
 
 __all__ = ["__version__", *sorted(_WHERE)]

@@ -116,9 +116,16 @@ async def test_what_is_not_there_is_said_to_whoever_spawns(system: llmos.System,
 
 
 async def test_a_module_that_raises_says_what(system: llmos.System, tmp_path: Path) -> None:
-    (tmp_path / "broken.py").write_text("1 / 0\n")
-    with pytest.raises(llmos.BadFormat, match="ZeroDivisionError"):
-        await system.spawn(f"{tmp_path}/broken.py:main")
+    broken = tmp_path / "broken.py"
+    for text, says in (
+        ("x = 1\n1 / 0\n", "line 2, raised ZeroDivisionError: division by zero"),
+        ("async def main(me):\n    return (\n", "line 2, raised SyntaxError: "),
+        ("\nimport nosuchmodule\n", "line 2, raised ModuleNotFoundError: No module named 'nosuchmodule'"),
+        ("\n\nopen('/no/such')\n", "line 3, raised FileNotFoundError"),
+    ):
+        broken.write_text(text)
+        with pytest.raises(llmos.BadFormat, match=f"{broken}, {says}"):
+            await system.spawn(f"{broken}:main")
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,9 @@ def test_a_reader_that_leaves_ends_it_quietly(tmp_path: Path) -> None:
     command = " ".join([*DUMMY, "-c", "'cat /dev/zero; echo $? >&2'"])
     ran = run(tmp_path, ["/bin/sh", "-c", f"{command} | head -c 1 > /dev/null"])
     assert ran.stderr == "141\n"
+    llmos_command = f"{sys.executable} -m llmos"
+    ran = run(tmp_path, ["/bin/sh", "-c", f"{{ sleep 1; {llmos_command} models --json; echo $? >&2; }} | true"])
+    assert ran.stderr == "141\n"
 
 
 def test_no_colour_without_a_terminal(tmp_path: Path) -> None:

@@ -224,6 +224,7 @@ def test_bounds(row: Row, argument: str) -> None:
         ("spawn", {"name": "x", "capabilities": ["file:r:/a/../b"]}, "a path is absolute, with no empty name, '.' or '..' in it"),
         ("spawn", {"name": "x", "capabilities": ["net:*.example.com"]}, "a * stands at the end, or nowhere"),
         ("spawn", {"name": "a\nb"}, "name must not contain control characters"),
+        ("spawn", {"name": "x", "tools": ["d.*"]}, "tools.0 must be letters, digits, '_', '-' and '.'"),
         ("generat", {}, "no system call 'generat'; did you mean 'generate'?"),
     ],
 )

@@ -10,7 +10,7 @@ from hypothesis import given, strategies as st
 from llmos.kernel.process import Class
 from llmos.kernel.view import DeviceStatistics, ProcessView, Statistics
 from llmos.shell.board import COLUMNS, HELP, Board, Order, count, fitted
-from llmos.shell.family import branches, own_tokens
+from llmos.shell.family import branches
 from llmos.syscalls.results import SystemStatistics
 
 DEVICE = DeviceStatistics("cpu", *[0] * (len(dataclasses.fields(DeviceStatistics)) - 1))
@@ -27,6 +27,7 @@ def process(pid: int, parent: int = 1, tokens: int = 0, **more: object) -> Proce
         "status": None,
         "name": f"p{pid}",
         "started": float(pid),
+        "own_tokens": tokens,
     }
     return ProcessView(
         pid=pid,
@@ -49,15 +50,10 @@ def text(lines: list[list[tuple[str, str]]]) -> list[str]:
     return ["".join(piece for _, piece in line) for line in lines]
 
 
-def test_a_process_counts_its_own_tokens_only() -> None:
-    family = [process(1, 0, 100), process(2, 1, 90), process(3, 2, 60), process(4, 2, 10)]
-    assert own_tokens(family) == {1: 10, 2: 20, 3: 60, 4: 10}
-
-
 def test_rates_are_of_the_time_between_two_looks() -> None:
-    made = board(process(1, 0, 100), process(2, 1, 100))
+    made = board(process(1, 0, 100, own_tokens=0), process(2, 1, 100))
     assert {row.process.pid: row.rate for row in made.rows} == {1: 0.0, 2: 10.0}  # of its ten seconds
-    made.take([process(1, 0, 160), process(2, 1, 160), process(3, 1, 0, wall=0.0)], NOW, 102.0)
+    made.take([process(1, 0, 160, own_tokens=0), process(2, 1, 160), process(3, 1, 0, wall=0.0)], NOW, 102.0)
     assert {row.process.pid: row.rate for row in made.rows} == {1: 0.0, 2: 30.0, 3: 0.0}
     assert {row.process.pid: row.share for row in made.rows} == {1: 0.0, 2: 1.0, 3: 0.0}
     made.take(

@@ -130,3 +130,15 @@ async def test_a_stop_holds_everything_below_and_what_has_ended_meanwhile_holds_
     assert children[1].signals == ["STOP to all below"]
     await job.resume()
     assert children[1].signals == ["STOP to all below", "CONT to all below"]
+
+
+async def test_the_status_of_one_that_left_can_be_had_until_its_number_is_given_again() -> None:
+    table = Jobs()
+    job = Job("a", foreground=False)
+    table.add(job)
+    assert table.announced == {}
+    job.finish(3)
+    table.remove(job)
+    assert table.announced == {"%1": 3}
+    table.add(Job("b", foreground=False))
+    assert table.announced == {}

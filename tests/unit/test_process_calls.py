@@ -31,3 +31,23 @@ def test_a_page_has_bounds(page: dict[str, int]) -> None:
     hand = Hand()
     with pytest.raises(InvalidArgument, match=next(iter(page))):
         hand.call(hand.host, "ps", **page)
+
+
+def test_tokens_are_told_of_a_tree_and_of_each_alone() -> None:
+    """A child that has ended leaves its tokens to those above it, and never to their own."""
+    hand = Hand()
+    parent = hand.spawn(capabilities=["llm:*", "proc:spawn", "pipe:*"])
+    child = hand.call(parent.pid, "spawn", name="child")
+    context = hand.open(child.pid, user="hello")
+    for _ in range(20):
+        hand.step()
+    used = hand.call(child.pid, "context_info", context=context).length
+    assert used > 0
+
+    def counted() -> dict[int, tuple[int, int]]:
+        return {each.pid: (each.tokens, each.own_tokens) for each in hand.call(hand.host, "ps").processes}
+
+    assert counted() == {1: (used, 0), hand.host: (used, 0), parent.pid: (used, 0), child.pid: (used, used)}
+    hand.call(parent.pid, "kill", pid=child.pid, signal="KILL")
+    hand.call(parent.pid, "wait", pid=child.pid)
+    assert counted() == {1: (used, 0), hand.host: (used, 0), parent.pid: (used, 0)}

@@ -99,3 +99,9 @@ def test_questions(line: str) -> None:
 )
 def test_misspelt_commands_are_asked_about(line: str, meant: str) -> None:
     assert route(line, COMMANDS) == (Kind.MISSPELT, meant)
+
+
+def test_what_defines_a_function_elsewhere_is_no_question() -> None:
+    for line in ("f() { echo a; }", "  greet () {"):
+        assert route(line, COMMANDS) == (Kind.COMMAND, "")
+    assert route("what does f() mean?", COMMANDS) == (Kind.QUESTION, "")

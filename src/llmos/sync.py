@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from llmos.sdk.sync import Blocking, run
-
-from .connect import connect as _connect
+from llmos.services.init.connect import connect as _connect
 
 __all__ = ["boot", "connect"]
 
 
 def boot(model: str | None = None, **settings: Any) -> AbstractContextManager[Blocking]:
     """The same as `llmos.boot`, as a plain context manager. The system and all it gives wait instead of being awaited."""
-    from .boot import boot as booted  # it takes its time to import, and who connects needs none of it
+    from llmos.services.init.boot import boot as booted  # it takes its time to import, and who connects needs none of it
 
     return run(partial(booted, model, **settings))
 
