@@ -119,7 +119,7 @@ async def test_a_module_that_cannot_be_imported_is_refused(system: llmos.System,
     (tmp_path / "breaks_on_import.py").write_text("raise RuntimeError('out of order')")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "breaks_on_import", raising=False)
-    with pytest.raises(llmos.BadFormat, match=r"importing breaks_on_import raised RuntimeError: out of order"):
+    with pytest.raises(llmos.BadFormat, match=r"breaks_on_import.py, line 1, raised RuntimeError: out of order"):
         await system.spawn("breaks_on_import:main")
     with pytest.raises(NotFound):
         await system.spawn(".relative:main")
