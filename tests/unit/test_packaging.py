@@ -19,7 +19,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 BUILD = PYPROJECT["tool"]["hatch"]["build"]
 FOLDERS = sorted(path.name for path in (ROOT / "src/llmos").iterdir() if path.is_symlink())
 CODE = [folder for folder in FOLDERS if any((ROOT / folder).rglob("*.py"))]
-OWN = {"src/llmos/__init__.py", "src/llmos/__main__.py", "src/llmos/py.typed"}
+OWN = {path.relative_to(ROOT).as_posix() for path in (ROOT / "src/llmos").iterdir() if path.is_file()}
 
 
 def sources() -> list[Path]:
