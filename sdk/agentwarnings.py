@@ -1,4 +1,4 @@
-"""What is allowed in an agent file and seldom meant: texts that speak of tools which the agent is not given.
+"""What is allowed in an agent file and seldom meant: texts that speak of tools which the agent is not given, an input without use.
 
     example 2 calls 'llmos.calculate', which is not among its tools        a model learns to ask for what nobody answers
 
@@ -25,6 +25,8 @@ def warnings(agent: AgentFile) -> list[str]:
 
 
 def _all(agent: AgentFile) -> Iterator[str]:
+    if agent.each is None and agent.input != "none" and agent.asked("input") == agent.asked(""):
+        yield 'the prompt has no {input}: what the agent reads makes no difference; leave prompt out, or say input = "none"'
     texts = [("system", agent.system or ""), ("prompt", agent.prompt)]
     for number, example in enumerate(agent.examples, 1):
         where = f"example {number}"

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.to_thread
 
-from llmos.syscalls.abi import NotFound, NotPermitted, Reply, ToolInfo, TooLong, ToolResult, param
+from llmos.syscalls.abi import InvalidArgument, NotFound, NotPermitted, Reply, ToolInfo, TooLong, ToolResult, param
 
 from . import builtin
 from .agentfile import AgentFile
@@ -144,14 +144,16 @@ async def _mark(context: Context, state: State) -> None:
 
 
 async def _input(me: Process, state: State) -> str | None:
-    """The input of the next turn; None if there is none left."""
-    if state.given is not None:
-        given, state.given = state.given, None
-        return given
-    if state.agent.input == "none":
+    """The input of the next turn; None if none is left. Raises InvalidArgument where all of it is nothing: a model would invent one."""
+    given, state.given = state.given, None
+    if given is None and state.agent.input == "none":
         return ""
-    if state.agent.input == "all":
-        return await _whole(me)
+    if given is None and state.agent.input == "all":
+        given = await _whole(me)
+    if given is not None:
+        if state.agent.input == "all" and not given.strip():
+            raise InvalidArgument(f"the agent {state.agent.name} has nothing to read: its input is empty")
+        return given
     while line := await me.stdin.readline(param.MAX_TEXT):
         if line.strip():
             return line.removesuffix("\n")

@@ -9,11 +9,13 @@ import argparse
 import json
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from llmos import AgentFile, AlreadyExists, Fault, InvalidArgument
 from llmos.sdk import agentfile
+from llmos.sdk.agentnames import SHIPPED
 from llmos.sdk.agentwarnings import warnings
 from llmos.services.init.place import folders_of, home_of
 
@@ -66,13 +68,16 @@ def new(found: argparse.Namespace) -> int:
         raise AlreadyExists(f"{path} is there already: edit it, or take another name") from None
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(TEMPLATE.format(name=name, file=path))
+    if (SHIPPED / f"{name}.toml").exists():
+        complain("llmos: new", f"llmos has an agent {name} of its own; this one takes its place")
     print(json.dumps({"agent": name, "path": str(path)}) if found.json else f"{path} is there: edit it, then llmos check {path}")
     return 0
 
 
 def check(found: argparse.Namespace) -> int:
     """`llmos check FILE...`: every mistake of every file, with its line; status 1 if there is one. Warnings leave it at 0."""
-    folders = folders_of(home_of(found.home))
+    home = home_of(found.home)
+    folders = folders_of(home)
     rows: list[dict[str, Any]] = []
     for given in found.files:
         try:
@@ -80,7 +85,7 @@ def check(found: argparse.Namespace) -> int:
         except Fault as fault:
             rows.append({"file": given, "ok": False, "errors": str(fault.args[0]).splitlines(), "warnings": []})
         else:
-            doubts = warnings(agent)
+            doubts = [*warnings(agent), *_missing(agent, home, folders)]
             rows.append({"file": agent.path, "ok": True, "errors": [], "warnings": doubts, "agent": agent.name, "about": _about(agent)})
     if found.json:
         print(json.dumps(rows))
@@ -95,8 +100,36 @@ def check(found: argparse.Namespace) -> int:
     return 0 if all(row["ok"] for row in rows) else 1
 
 
+def _missing(agent: AgentFile, home: Path, folders: tuple[Path, ...]) -> Iterator[str]:
+    """What it names and is not here now. It may be by the time that it runs: a model is pulled, a tool offered by a program."""
+    if agent.model is not None:
+        from .store import stored_models
+
+        models = stored_models(home, agent.model, set())
+        if agent.model not in {name for row in models for name in (row["name"], f"{row['name']}:{row['tag']}")}:
+            yield f"there is no model {agent.model!r} here: llmos models lists those there are, llmos pull fetches one"
+    if agent.each is not None:
+        try:
+            agentfile.find(agent.each, folders)
+        except Fault as fault:
+            yield f"each: {fault.args[0]}"
+    if agent.offered:
+        from llmos.services.tools.config import load
+
+        try:
+            file = load(home)
+        except Fault as fault:
+            yield f"tools: {fault.args[0]}"
+            return
+        for name in agent.offered:
+            if name not in file.command and name.partition(".")[0] not in file.mcp:
+                yield f"no tool {name!r} is in tools.toml: a program has to offer it, or the agent does not begin"
+
+
 def _about(agent: AgentFile) -> str:
     """What it is, in a line."""
+    if agent.each is not None:
+        return f"puts each line that it reads to {agent.each}, in a process of its own"
     reads = {"line": "a turn for each line it reads", "all": "one turn over all it reads", "none": "one turn, and reads nothing"}
     parts = [f"model {agent.model or 'as its parent has'}", reads[agent.input]]
     if agent.cls is not None:

@@ -74,11 +74,12 @@ def test_scripts_that_cannot_run(tmp_path: Path, data: bytes | None, status: int
 
 def test_commands_from_a_pipe(tmp_path: Path) -> None:
     """A line that is no command is an error here: a person may talk to the model, a script may not by mistake."""
-    ran = llmsh(tmp_path, text="echo a\nWhat is this?\necho $? 'over two\nlines'\nspawn summarise\necho last | |\necho $?")
+    ran = llmsh(tmp_path, text="echo a\nWhat is this?\necho $? 'over two\nlines'\nspawn summarise\necho $?\necho last | |\necho $?")
     assert ran.stdout.startswith("a\n127 over two\nlines\n")
     assert ran.stdout.endswith("2\n")
     assert ran.stderr.splitlines() == [
         "llmsh: unknown command 'What': see help; to put a question to the model: ask TEXT",
+        "summarise (pid 3): the agent summarise has nothing to read: its input is empty [EINVAL]",
         "llmsh: unexpected '|': put it in quotes if it is text",
     ]
     assert ran.returncode == 0

@@ -125,3 +125,31 @@ def test_what_comes_with_llmos_and_what_is_new_has_no_warnings(tmp_path: Path, c
     assert len(agents) > 5
     assert main(["check", *agents, "--home", str(tmp_path), "--json"]) == 0
     assert [row["warnings"] for row in json.loads(capsys.readouterr().out)] == [[]] * len(agents)
+
+
+def test_what_an_agent_names_and_is_not_here_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "agents").mkdir()
+    (tmp_path / "tools.toml").write_text('[mcp.notes]\ncommand = ["x"]\n[command.run]\nargv = ["true"]\n')
+    files = {
+        "a": 'model = "nope"\ntools = ["nosuch", "run", "notes.add", "llmos.calculate", "other.add"]\nprompt = "Say it."',
+        "b": 'each = "chta"',
+        "c": 'each = "chat"\nprompt = "Say it."',
+        "d": 'input = "none"\nprompt = "Say it."',
+    }
+    for name, text in files.items():
+        (tmp_path / "agents" / f"{name}.toml").write_text(text)
+    assert main(["check", *files, "--home", str(tmp_path), "--json"]) == 0
+    a, b, c, d = json.loads(capsys.readouterr().out)
+    assert a["warnings"] == [
+        'the prompt has no {input}: what the agent reads makes no difference; leave prompt out, or say input = "none"',
+        "there is no model 'nope' here: llmos models lists those there are, llmos pull fetches one",
+        "no tool 'nosuch' is in tools.toml: a program has to offer it, or the agent does not begin",
+        "no tool 'other.add' is in tools.toml: a program has to offer it, or the agent does not begin",
+    ]
+    (warning,) = b["warnings"]
+    assert warning.startswith("each: there is no agent 'chta'")
+    assert (c["warnings"], d["warnings"]) == ([], [])
+    assert c["about"] == "puts each line that it reads to chat, in a process of its own"
+    (tmp_path / "tools.toml").write_text("[command.run]\nargw = 1\n")
+    assert main(["check", "a", "--home", str(tmp_path), "--json"]) == 0
+    assert any("did you mean 'argv'" in each for each in json.loads(capsys.readouterr().out)[0]["warnings"])
